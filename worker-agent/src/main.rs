@@ -1,0 +1,2 @@
+//! worker-agent
+fn main() {}
