@@ -1,1 +1,9 @@
-//! common
+//! What the dispatcher and the agents share.
+//!
+//! - [`contract`]: every message on the wire, the ids and limits in them, the broker topology as data
+//! - [`task`]: the state of a task and of its attempts, and the one transition function
+//! - [`failure`]: why an attempt or an event failed, bounded and ready to store
+
+pub mod contract;
+pub mod failure;
+pub mod task;
