@@ -169,6 +169,10 @@ text_id! {
     AgentId, |t| check_label(t, false), "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$", 63
 }
 text_id! {
+    /// Names a replica of the dispatcher (its pod name).
+    ReplicaId, |t| check_label(t, false), "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$", 63
+}
+text_id! {
     /// Names a kind of task, such as `plan_and_apply`.
     KindName, |t| check_label(t, true), "^[a-z0-9]([-_a-z0-9]{0,61}[a-z0-9])?$", 63
 }

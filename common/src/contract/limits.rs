@@ -48,3 +48,8 @@ pub const STEPS_MAX_COUNT: usize = 16;
 pub const RESULT_MAX_BYTES: usize = 64 * 1024;
 /// `x-delivery-limit` of every quorum queue, in deliveries: neither absent (4.x defaults to 20) nor -1 (protocol D1).
 pub const DELIVERY_LIMIT_COUNT: i64 = 1_000_000;
+/// Most messages in a presence queue: the oldest are dropped, since every heartbeat is self-sufficient (protocol C2).
+pub const PRESENCE_QUEUE_MAX_COUNT: i64 = 10_000;
+/// Most bytes in the log queue (1 GiB): beyond it publishes are nacked, so that a chatty handler cannot fill the broker's disk
+/// and block everybody's outcomes.
+pub const LOG_QUEUE_MAX_BYTES: i64 = 1024 * 1024 * 1024;

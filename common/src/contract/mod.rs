@@ -3,6 +3,7 @@
 //! One type per message, one serde form per type. Follow a task through the files in this order:
 //! [`event`] (upstream asks) -> [`answer`] (accepted or rejected) -> [`assignment`] (dispatcher to agent) ->
 //! [`control`] and [`report`] (the two of them talk) -> [`notification`] (upstream is told).
+//! [`topology`] says over which exchanges and queues they travel, [`routing`] how a report names its sender.
 
 pub mod answer;
 pub mod artifact;
@@ -14,3 +15,5 @@ pub mod ids;
 pub mod limits;
 pub mod notification;
 pub mod report;
+pub mod routing;
+pub mod topology;

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::artifact::{ArtifactPart, Manifest};
 use super::assignment::AttemptKey;
 use super::ids::{HandlerName, LeaseToken, Nonce, SessionId};
+use super::routing::ReportKind;
 use crate::failure::Failure;
 
 /// What an agent shows to speak for an attempt (protocol A5).
@@ -66,18 +67,24 @@ pub enum ReportBody {
 }
 
 impl ReportBody {
-    /// The first word of the routing key.
+    /// What it is: the first word of the routing key.
+    #[must_use]
+    pub const fn kind(&self) -> ReportKind {
+        match self {
+            Self::Hello(_) => ReportKind::Hello,
+            Self::Heartbeat(_) => ReportKind::Heartbeat,
+            Self::Ask(_) => ReportKind::Ask,
+            Self::Started(_) => ReportKind::Started,
+            Self::Outcome(_) => ReportKind::Outcome,
+            Self::Artifact(_) => ReportKind::Artifact,
+            Self::Log(_) => ReportKind::Log,
+        }
+    }
+
+    /// The word for it in logs, metrics and routing keys.
     #[must_use]
     pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Hello(_) => "hello",
-            Self::Heartbeat(_) => "heartbeat",
-            Self::Ask(_) => "ask",
-            Self::Started(_) => "started",
-            Self::Outcome(_) => "outcome",
-            Self::Artifact(_) => "artifact",
-            Self::Log(_) => "log",
-        }
+        self.kind().as_str()
     }
 }
 
