@@ -1,1 +1,6 @@
-//! dispatcher
+//! The dispatcher: consumes task events, decides what may run where, routes each task to one agent's queue, settles what comes back.
+//!
+//! Follow a task through the folders in this order: `intake` -> `schedule` (pure) -> `pass` -> `route` -> `settle` ->
+//! `dead_letters`; `presence` watches the agents, `sweep` the clock; [`store`] holds every SQL statement.
+
+pub mod store;

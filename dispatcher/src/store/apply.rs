@@ -1,0 +1,370 @@
+//! The one way to change tasks: lock, load, decide, write (protocol E1).
+//!
+//! A batch of inputs runs through the pure transition function in order, against rows that are locked: workspaces of exclusive
+//! tasks, then tasks, then attempts. Whatever the decisions ask for in the database is written with them: dead letters, notes,
+//! notifications, and the promotion of waiters of every workspace that was released (incident 6). What they ask for on the broker
+//! is returned, to be done after the commit.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use chrono::{DateTime, Utc};
+use deadpool_postgres::Transaction;
+use switchyard_common::contract::ids::{TaskId, WorkspaceId};
+use switchyard_common::task::{
+    Attempt, Context, Decision, Effect, Input, Place, Status, Subject, Task, Verdict, occupies_workspace,
+    releases_workspace, transition,
+};
+
+use super::db::Db;
+use super::error::StoreError;
+use super::letters::{self, AttemptLetter};
+use super::rows::{self, ATTEMPT_COLUMNS, TASK_COLUMNS};
+use super::save::{self, ChangedAttempt, ChangedTask};
+
+/// An input for a task.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Named {
+    /// The task.
+    pub task_id: TaskId,
+    /// The attempt that a claim names; none = the open one.
+    pub attempt: Option<u32>,
+    /// What happens to it.
+    pub input: Input,
+}
+
+/// What came of an input.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Applied {
+    /// The input.
+    pub named: Named,
+    /// The task and attempt before it; none when there is no such task.
+    pub before: Option<Subject>,
+    /// The decision; none when there is no such task.
+    pub decision: Option<Decision>,
+}
+
+impl Applied {
+    /// The task and attempt after it, where it changed them.
+    #[must_use]
+    pub fn after(&self) -> Option<&Subject> {
+        match &self.decision.as_ref()?.verdict {
+            Verdict::Changed(subject) => Some(subject),
+            Verdict::Unchanged | Verdict::Refused(_) => None,
+        }
+    }
+
+    /// The effects to carry out after the commit.
+    pub fn effects(&self) -> impl Iterator<Item = &Effect> {
+        self.decision.iter().flat_map(|decision| &decision.effects)
+    }
+}
+
+/// Applies `inputs` in order, in one transaction of its own, and promotes waiters.
+pub async fn apply(db: &Db, inputs: &[Named]) -> Result<Vec<Applied>, StoreError> {
+    if inputs.is_empty() {
+        return Ok(Vec::new());
+    }
+    db.transaction(async |transaction| {
+        let mut applier = Applier::load(db, transaction, inputs).await?;
+        let applied = inputs.iter().map(|named| applier.decide(named)).collect();
+        applier.finish().await?;
+        Ok(applied)
+    })
+    .await
+}
+
+/// Locked tasks and attempts in memory, between load and write. Use [`apply`] unless other statements belong to the same transaction.
+pub struct Applier<'a> {
+    db: &'a Db,
+    transaction: &'a Transaction<'a>,
+    /// The transaction's time, by the database clock.
+    pub now: DateTime<Utc>,
+    loaded: HashMap<TaskId, Task>,
+    current: HashMap<TaskId, Task>,
+    attempts: HashMap<(TaskId, u32), Attempt>,
+    open: HashMap<TaskId, u32>,
+    touched_attempts: BTreeSet<(TaskId, u32)>,
+    new_attempts: BTreeSet<(TaskId, u32)>,
+    places: BTreeMap<WorkspaceId, Place>,
+    released: BTreeSet<WorkspaceId>,
+    letters: Vec<AttemptLetter>,
+}
+
+impl<'a> Applier<'a> {
+    /// Locks and loads everything that `inputs` concern.
+    pub async fn load(
+        db: &'a Db,
+        transaction: &'a Transaction<'a>,
+        inputs: &[Named],
+    ) -> Result<Self, StoreError> {
+        let ids: BTreeSet<&str> = inputs.iter().map(|named| named.task_id.as_str()).collect();
+        let ids: Vec<&str> = ids.into_iter().collect();
+        lock_workspaces(transaction, &ids).await?;
+        let now: DateTime<Utc> = transaction.query_one("SELECT now()", &[]).await?.get(0);
+        let mut applier = Self {
+            db,
+            transaction,
+            now,
+            loaded: HashMap::new(),
+            current: HashMap::new(),
+            attempts: HashMap::new(),
+            open: HashMap::new(),
+            touched_attempts: BTreeSet::new(),
+            new_attempts: BTreeSet::new(),
+            places: BTreeMap::new(),
+            released: BTreeSet::new(),
+            letters: Vec::new(),
+        };
+        applier.load_tasks(&ids).await?;
+        applier.load_attempts(inputs).await?;
+        applier.load_places(inputs).await?;
+        Ok(applier)
+    }
+
+    async fn load_tasks(&mut self, ids: &[&str]) -> Result<(), StoreError> {
+        let sql = format!(
+            "SELECT {TASK_COLUMNS} FROM tasks t WHERE t.task_id = ANY($1) ORDER BY t.task_id FOR NO KEY UPDATE OF t"
+        );
+        let statement = self.transaction.prepare_cached(&sql).await?;
+        for row in self.transaction.query(&statement, &[&ids]).await? {
+            let task = rows::task(&row, &self.db.steps)?;
+            self.loaded.insert(task.id.clone(), task.clone());
+            self.current.insert(task.id.clone(), task);
+        }
+        Ok(())
+    }
+
+    /// The attempts that are named, and the open one of every task.
+    async fn load_attempts(&mut self, inputs: &[Named]) -> Result<(), StoreError> {
+        let sql = format!(
+            "SELECT {ATTEMPT_COLUMNS} FROM attempts a \
+             WHERE (a.task_id, a.attempt) IN (SELECT * FROM unnest($1::text[], $2::integer[])) \
+                OR (a.ended_at IS NULL AND a.task_id = ANY($1)) \
+             ORDER BY a.task_id, a.attempt FOR NO KEY UPDATE OF a"
+        );
+        let statement = self.transaction.prepare_cached(&sql).await?;
+        let ids: Vec<&str> = inputs.iter().map(|named| named.task_id.as_str()).collect();
+        let numbers: Vec<Option<i32>> = inputs.iter().map(|named| named.attempt.map(save::int)).collect();
+        for row in self.transaction.query(&statement, &[&ids, &numbers]).await? {
+            let task_id: TaskId = rows::parsed("task_id", row.get::<_, &str>("task_id").parse())?;
+            let attempt = rows::attempt(&row)?;
+            if attempt.end.is_none() {
+                self.open.insert(task_id.clone(), attempt.number);
+            }
+            self.attempts.insert((task_id, attempt.number), attempt);
+        }
+        Ok(())
+    }
+
+    /// For tasks that become due: what their workspace says, under its lock.
+    async fn load_places(&mut self, inputs: &[Named]) -> Result<(), StoreError> {
+        let placeless = |named: &&Named| {
+            matches!(named.input, Input::Due { .. })
+                && self
+                    .current
+                    .get(&named.task_id)
+                    .is_some_and(|task| task.exclusive && task.position.is_none())
+        };
+        let workspaces: BTreeSet<WorkspaceId> = inputs
+            .iter()
+            .filter(placeless)
+            .filter_map(|named| Some(self.current.get(&named.task_id)?.workspace.clone()))
+            .collect();
+        self.places = places(self.transaction, &workspaces).await?;
+        Ok(())
+    }
+
+    /// Decides one input against what is in memory.
+    pub fn decide(&mut self, named: &Named) -> Applied {
+        let Some(before) = self.subject(&named.task_id, named.attempt) else {
+            return Applied { named: named.clone(), before: None, decision: None };
+        };
+        let input = self.with_place(&before.task, &named.input);
+        let context = Context::new(self.now, rand::random());
+        let decision = transition(&before, &input, &context);
+        if let Verdict::Changed(after) = &decision.verdict {
+            self.keep(&before, after);
+        }
+        self.collect_letters(&before, &decision);
+        Applied { named: named.clone(), before: Some(before), decision: Some(decision) }
+    }
+
+    fn subject(&self, task_id: &TaskId, attempt: Option<u32>) -> Option<Subject> {
+        let task = self.current.get(task_id)?.clone();
+        let number = attempt.or_else(|| self.open.get(task_id).copied());
+        let attempt = number.and_then(|number| self.attempts.get(&(task_id.clone(), number)).cloned());
+        Some(Subject { task, attempt })
+    }
+
+    fn with_place(&self, task: &Task, input: &Input) -> Input {
+        match input {
+            Input::Due { place: None } if task.exclusive && task.position.is_none() => {
+                Input::Due { place: self.places.get(&task.workspace).copied() }
+            }
+            other => other.clone(),
+        }
+    }
+
+    fn keep(&mut self, before: &Subject, after: &Subject) {
+        let id = &after.task.id;
+        if before.task.position.is_none()
+            && let Some(position) = after.task.position
+            && let Some(place) = self.places.get_mut(&after.task.workspace)
+        {
+            *place = Place { position: position + 1, is_head: false };
+        }
+        if releases_workspace(&before.task, &after.task) {
+            self.released.insert(after.task.workspace.clone());
+        }
+        if let Some(attempt) = &after.attempt {
+            let key = (id.clone(), attempt.number);
+            if !self.attempts.contains_key(&key) {
+                self.new_attempts.insert(key.clone());
+            } else if before.attempt.as_ref() != Some(attempt) && !self.new_attempts.contains(&key) {
+                self.touched_attempts.insert(key.clone());
+            }
+            match attempt.end {
+                None => drop(self.open.insert(id.clone(), attempt.number)),
+                Some(_) => drop(self.open.remove(id)),
+            }
+            self.attempts.insert(key, attempt.clone());
+        }
+        self.current.insert(id.clone(), after.task.clone());
+    }
+
+    fn collect_letters(&mut self, before: &Subject, decision: &Decision) {
+        for effect in &decision.effects {
+            if let Effect::Letter { failure, broker_copy } = effect {
+                self.letters.push(AttemptLetter {
+                    task_id: before.task.id.clone(),
+                    attempt: before.attempt.as_ref().map(|attempt| attempt.number),
+                    failure: failure.clone(),
+                    broker_copy: *broker_copy,
+                    at: self.now,
+                });
+            }
+        }
+    }
+
+    /// Promotes the waiters of released workspaces and writes everything.
+    pub async fn finish(mut self) -> Result<(), StoreError> {
+        self.promote().await?;
+        let changed: Vec<ChangedTask<'_>> = self
+            .current
+            .values()
+            .filter_map(|after| {
+                let before = self.loaded.get(&after.id)?;
+                (before.version != after.version).then_some(ChangedTask { before, after })
+            })
+            .collect();
+        // Attempts first: closing one must precede opening the next under the index of open attempts.
+        save::attempts(self.transaction, &self.of(&self.touched_attempts)).await?;
+        // Tasks that leave the index of heads, then those that enter it: uniqueness is checked row by row.
+        let (ended, going): (Vec<_>, Vec<_>) =
+            changed.into_iter().partition(|change| change.after.status.is_terminal());
+        save::tasks(self.transaction, &ended).await?;
+        save::tasks(self.transaction, &going).await?;
+        save::positions(self.transaction, &self.places).await?;
+        save::new_attempts(self.transaction, self.db.replica, &self.of(&self.new_attempts)).await?;
+        letters::record_attempts(self.transaction, &self.letters).await?;
+        self.notify().await
+    }
+
+    fn of(&self, keys: &BTreeSet<(TaskId, u32)>) -> Vec<ChangedAttempt<'_>> {
+        keys.iter()
+            .filter_map(|key| {
+                Some(ChangedAttempt { task: self.current.get(&key.0)?, attempt: self.attempts.get(key)? })
+            })
+            .collect()
+    }
+
+    /// The next in line of every released workspace: re-read under the workspace's lock, and from this very batch.
+    async fn promote(&mut self) -> Result<(), StoreError> {
+        if self.released.is_empty() {
+            return Ok(());
+        }
+        self.load_waiters().await?;
+        let mut next: BTreeMap<&WorkspaceId, &Task> = BTreeMap::new();
+        for task in self.current.values() {
+            if task.status == Status::Blocked && self.released.contains(&task.workspace) {
+                let first = next.entry(&task.workspace).or_insert(task);
+                if task.position < first.position {
+                    *first = task;
+                }
+            }
+        }
+        let next: Vec<TaskId> = next.into_values().map(|task| task.id.clone()).collect();
+        for task_id in next {
+            self.decide(&Named { task_id, attempt: None, input: Input::Promote });
+        }
+        Ok(())
+    }
+
+    /// The first stored waiter of every released workspace that this batch does not end.
+    async fn load_waiters(&mut self) -> Result<(), StoreError> {
+        let released: Vec<&str> = self.released.iter().map(WorkspaceId::as_str).collect();
+        let ended: Vec<&str> = self
+            .current
+            .values()
+            .filter(|task| self.released.contains(&task.workspace) && !occupies_workspace(task))
+            .map(|task| task.id.as_str())
+            .collect();
+        let sql = format!(
+            "SELECT {TASK_COLUMNS} FROM unnest($1::text[]) w(workspace_id) CROSS JOIN LATERAL (\
+                 SELECT * FROM tasks b WHERE b.workspace_id = w.workspace_id AND b.status = 'blocked' AND b.task_id <> ALL($2) \
+                 ORDER BY b.position LIMIT 1) t"
+        );
+        let statement = self.transaction.prepare_cached(&sql).await?;
+        for row in self.transaction.query(&statement, &[&released, &ended]).await? {
+            let task = rows::task(&row, &self.db.steps)?;
+            if !self.current.contains_key(&task.id) {
+                self.loaded.insert(task.id.clone(), task.clone());
+                self.current.insert(task.id.clone(), task);
+            }
+        }
+        Ok(())
+    }
+
+    /// What upstream is told: awaiting approval, uncertain, terminal (protocol H, notifications).
+    async fn notify(&self) -> Result<(), StoreError> {
+        let told: Vec<&Task> = self
+            .current
+            .values()
+            .filter(|after| {
+                self.loaded.get(&after.id).is_some_and(|before| before.status != after.status)
+                    && super::notify::is_told(after.status)
+            })
+            .collect();
+        super::notify::record(self.transaction, &told, self.now).await
+    }
+}
+
+async fn lock_workspaces(transaction: &Transaction<'_>, ids: &[&str]) -> Result<(), StoreError> {
+    const SQL: &str = "SELECT workspace_id FROM workspaces WHERE workspace_id IN \
+        (SELECT workspace_id FROM tasks WHERE task_id = ANY($1) AND exclusive) ORDER BY workspace_id FOR NO KEY UPDATE";
+    let statement = transaction.prepare_cached(SQL).await?;
+    transaction.query(&statement, &[&ids]).await?;
+    Ok(())
+}
+
+/// What each workspace says to the next task that takes a place in it. The caller holds the workspaces' locks; positions are
+/// raised at once, since the caller is about to use them.
+pub(crate) async fn places(
+    transaction: &Transaction<'_>,
+    workspaces: &BTreeSet<WorkspaceId>,
+) -> Result<BTreeMap<WorkspaceId, Place>, StoreError> {
+    if workspaces.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    const SQL: &str = "SELECT w.workspace_id, w.next_position, NOT EXISTS (SELECT 1 FROM tasks t WHERE t.workspace_id = w.workspace_id \
+            AND t.exclusive AND t.position IS NOT NULL AND t.finished_at IS NULL) AS is_head \
+        FROM workspaces w WHERE w.workspace_id = ANY($1)";
+    let statement = transaction.prepare_cached(SQL).await?;
+    let ids: Vec<&str> = workspaces.iter().map(WorkspaceId::as_str).collect();
+    let mut places = BTreeMap::new();
+    for row in transaction.query(&statement, &[&ids]).await? {
+        let id: WorkspaceId = rows::parsed("workspace_id", row.get::<_, &str>("workspace_id").parse())?;
+        places.insert(id, Place { position: row.get("next_position"), is_head: row.get("is_head") });
+    }
+    Ok(places)
+}

@@ -1,0 +1,18 @@
+//! The store: every SQL statement of Switchyard, behind typed functions.
+//!
+//! Writers of task state go through [`apply`] alone: it locks in the order of protocol E1 (workspaces, tasks, attempts), loads,
+//! calls the pure transition function, and writes the results with a fence, in one batch each.
+
+pub mod apply;
+pub mod db;
+pub mod error;
+pub mod letters;
+pub mod migrate;
+pub mod notify;
+mod rows;
+mod save;
+mod steps;
+
+pub use apply::{Applied, Applier, Named, apply};
+pub use db::{Db, DbConfig};
+pub use error::StoreError;
