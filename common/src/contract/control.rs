@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::assignment::AttemptKey;
 use super::ids::{Nonce, SessionId};
+use super::report::Claim;
 
 /// One control message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -41,17 +42,15 @@ pub enum Order {
     },
     /// Somebody cancelled the task: stop the attempt, or never start it, and answer.
     Cancel {
-        /// The attempt.
-        #[serde(flatten)]
-        key: AttemptKey,
+        /// The attempt, with its secret: an agent that never received the assignment can answer all the same.
+        claim: Claim,
         /// Stop it even where its step is not repeatable and runs.
         force: bool,
     },
     /// The dispatcher wants the attempt no longer: stop it, or never start it, and answer.
     Revoke {
-        /// The attempt.
-        #[serde(flatten)]
-        key: AttemptKey,
+        /// The attempt, with its secret: an agent that never received the assignment can answer all the same.
+        claim: Claim,
         /// Why, for the log.
         reason: String,
         /// Stop it even where its step is not repeatable and runs.
