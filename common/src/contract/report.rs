@@ -256,7 +256,8 @@ pub enum StoppedBy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NotStarted {
-    /// The delivery was for a session that is not the agent's (protocol B6).
+    /// The delivery was for a session that is not the agent's (protocol B6). It proves only that this session will not run it: an
+    /// earlier process may have, so the dispatcher takes it as the end of the session that it was assigned to.
     OtherSession,
     /// The agent drains.
     Draining,

@@ -9,7 +9,8 @@ use crate::task::model::{Approval, Attempt, AttemptOutcome, LatestArtifact, Revo
 use crate::task::retry_delay::retry_delay;
 use crate::task::status::Status;
 
-use super::types::{Context, Decision, Move, Refusal, Reporter, proven};
+use super::loss;
+use super::types::{Context, Decision, LossReason, Move, Refusal, Reporter, proven};
 
 /// Wait before another agent is tried when one refused an attempt for a reason that may hold for a moment.
 const REFUSED_DELAY: Duration = Duration::from_secs(1);
@@ -64,6 +65,10 @@ fn settle(subject: &Subject, attempt: &Attempt, end: &OutcomeEnd, context: &Cont
         | OutcomeEnd::Panicked { failure }
         | OutcomeEnd::TimedOut { failure } => failed(next, attempt, failure, context),
         OutcomeEnd::Cancelled { by } => stopped(next, attempt, *by, context),
+        // This session does not know what the one before it did with the attempt: it may have run (protocol B8, B9).
+        OutcomeEnd::NotStarted { reason: NotStarted::OtherSession } => {
+            loss::session_ended(subject, attempt.assignee.session, LossReason::Superseded, context)
+        }
         OutcomeEnd::NotStarted { reason } => not_started(next, attempt, *reason, context),
     }
 }
