@@ -1,0 +1,136 @@
+# shellcheck shell=bash
+# The private RabbitMQ node and its own epmd.
+# Part of deploy/local/services, which sources it.
+
+readonly NODE=switchyard@localhost
+
+# Takes over the folder of one service for the user that it runs as.
+own() {
+    chmod 0700 "$2"
+    if [ -n "$1" ]; then chown -R "$1:" "$2"; fi
+}
+
+configure_broker() {
+    local home=$state/broker
+    mkdir -p "$home/log" "$home/mnesia"
+    rm -f "$home/.erlang.cookie"
+    (umask 077
+        printf %s "${remembered[cookie]}" >"$home/.erlang.cookie"
+        printf '[].\n' >"$home/enabled_plugins"
+        : >"$home/rabbitmq-env.conf"
+        broker_settings >"$home/rabbitmq.conf")
+    chmod 0400 "$home/.erlang.cookie"
+    own "$broker_user" "$home"
+}
+
+broker_settings() {
+    cat <<CONF
+# Written by deploy/local/services at every start; edits are lost.
+listeners.tcp.local = 127.0.0.1:${remembered[amqp_port]}
+
+# Created at the first start instead of guest, which therefore does not exist here.
+default_user = $NAME
+default_pass = ${remembered[amqp_password]}
+default_vhost = $NAME
+default_permissions.configure = .*
+default_permissions.read = .*
+default_permissions.write = .*
+default_user_tags.administrator = true
+
+# 24 h in ms. The default, 30 min, closes the whole channel of a consumer that holds one delivery longer: an agent holds
+# the delivery of a step for as long as the step runs, and an apply may well run longer than 30 min.
+consumer_timeout = 86400000
+
+# 2 MiB: artifacts travel in parts of 512 KiB, so anything larger is a mistake and is refused at the door.
+max_message_size = 2097152
+
+# A developer's machine does other things too; the alarms must come from this node's own use, not from a nearly full disk.
+vm_memory_high_watermark.relative = 0.3
+disk_free_limit.absolute = 100MB
+
+# The write-ahead log of the quorum queues: the default of 512 MB is for servers.
+raft.wal_max_size_bytes = 134217728
+
+log.file = broker.log
+log.file.level = info
+log.file.rotation.size = 20000000
+log.file.rotation.count = 2
+CONF
+}
+
+start_broker() {
+    local may_move=$1 home=$state/broker binary
+    if running broker; then say "RabbitMQ already runs (process $(pid_of broker))"; return; fi
+    binary=$(server_binary) || die 'RabbitMQ is not installed: run deploy/local/services up'
+    settle_port amqp_port "$may_move"
+    settle_port distribution_port "$may_move"
+    configure_broker
+    start_epmd "$may_move"
+    say "starting RabbitMQ on 127.0.0.1:${remembered[amqp_port]}, log $home/log/broker.log"
+    # `detached` makes the script become the Erlang machine instead of waiting for it, so that the recorded pid is the broker's.
+    launch broker "$broker_user" "$home/log/startup.log" \
+        HOME="$home" detached=true \
+        RABBITMQ_NODENAME="$NODE" RABBITMQ_USE_LONGNAME=false \
+        RABBITMQ_DIST_PORT="${remembered[distribution_port]}" \
+        RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='-kernel inet_dist_use_interface {127,0,0,1}' \
+        ERL_EPMD_PORT="${remembered[epmd_port]}" ERL_EPMD_ADDRESS=127.0.0.1 \
+        RABBITMQ_CONF_ENV_FILE="$home/rabbitmq-env.conf" RABBITMQ_CONFIG_FILE="$home/rabbitmq.conf" \
+        RABBITMQ_ADVANCED_CONFIG_FILE="$home/advanced.config" RABBITMQ_GENERATED_CONFIG_DIR="$home/generated" \
+        RABBITMQ_ENABLED_PLUGINS_FILE="$home/enabled_plugins" RABBITMQ_PLUGINS_EXPAND_DIR="$home/plugins" \
+        RABBITMQ_MNESIA_BASE="$home/mnesia" RABBITMQ_LOG_BASE="$home/log" RABBITMQ_PID_FILE="$home/server.pid" \
+        "$binary"
+}
+
+# The node's own port mapper: the machine's shared one on 4369 is neither used nor started.
+start_epmd() {
+    local binary
+    running epmd && return
+    binary=$(epmd_binary)
+    settle_port epmd_port "$1"
+    mkdir -p "$state/epmd"
+    own "$broker_user" "$state/epmd"
+    launch epmd "$broker_user" "$state/epmd/epmd.log" "$binary" -address 127.0.0.1 -port "${remembered[epmd_port]}"
+    await epmd epmd reachable 127.0.0.1 "${remembered[epmd_port]}"
+}
+
+epmd_binary() {
+    local path
+    for path in "$(command -v epmd || true)" /usr/bin/epmd /usr/lib/erlang/bin/epmd /usr/lib/erlang/erts-*/bin/epmd; do
+        if [ -x "$path" ]; then printf %s "$path"; return; fi
+    done
+    die 'epmd of Erlang was not found'
+}
+
+# Ready means that a client can log in and open the vhost, not that a port answers. One write carries the client's half of the
+# AMQP 0-9-1 dialogue (StartOk, TuneOk, Open, Close); OpenOk must come back.
+broker_ready() {
+    local auth start_ok open
+    local tune_ok=000a001f0001000200000000 # one channel, frames of 128 KiB, no heartbeat
+    local close=000a003200c80000000000
+    port_taken "${remembered[amqp_port]}" || return 1
+    auth=00$(to_hex "$NAME")00$(to_hex "${remembered[amqp_password]}")
+    start_ok=000a000b0000000005$(to_hex PLAIN)$(printf %08x $((${#auth} / 2)))${auth}05$(to_hex en_US)
+    open=000a0028$(printf %02x ${#NAME})$(to_hex "$NAME")0000
+    amqp_opens "$(frame "$start_ok")$(frame "$tune_ok")$(frame "$open")$(frame "$close")"
+}
+
+to_hex() { printf %s "$1" | od -An -v -tx1 | tr -d ' \n'; }
+frame() { printf '010000%08x%sce' $((${#1} / 2)) "$1"; }
+
+# Sends the given frames (hexadecimal) after the protocol header and succeeds when OpenOk is among the answers.
+amqp_opens() {
+    local connection answer opened=1 LC_ALL=C
+    { exec {connection}<>"/dev/tcp/127.0.0.1/${remembered[amqp_port]}"; } 2>/dev/null || return 1
+    # shellcheck disable=SC2001 # every pair of digits gets its own escape
+    printf '%b' 'AMQP\x00\x00\x09\x01' "$(sed 's/../\\x&/g' <<<"$1")" >&"$connection"
+    # A frame ends with the byte CE. `read` drops zero bytes: of OpenOk's head (type 1, size 5, method 10.41) these four remain.
+    while [ "$opened" -ne 0 ] && IFS= read -r -t 5 -d $'\xce' answer <&"$connection"; do
+        if [ "$answer" = $'\x01\x05\x0a\x29' ]; then opened=0; fi
+    done
+    exec {connection}>&-
+    return "$opened"
+}
+
+stop_broker() {
+    if stop broker "$1"; then say "RabbitMQ stopped ($1)"; else say 'RabbitMQ does not run'; fi
+}
