@@ -1,1 +1,3 @@
-//! worker-agent
+//! The worker agent.
+
+pub mod exec;
