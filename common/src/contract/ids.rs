@@ -202,7 +202,7 @@ impl fmt::Display for SessionId {
 pub struct Nonce(pub Uuid);
 
 /// The secret of one attempt: whoever shows it was given the assignment (protocol A5). Never printed.
-#[derive(Clone, Copy, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct LeaseToken(pub Uuid);
 
