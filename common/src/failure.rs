@@ -25,6 +25,8 @@ pub enum FailureKind {
     AgentLost,
     /// A non-repeatable step was stopped in the middle.
     Interrupted,
+    /// The input artifacts did not reach the agent, or do not match what was approved.
+    InputsMissing,
     /// The event is not JSON, or JSON of the wrong shape.
     MalformedEvent,
     /// The event is larger than the limit.
@@ -63,7 +65,7 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// Every kind, for tables and schemas.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::HandlerFailed,
         Self::HandlerPanicked,
         Self::RunTimeout,
@@ -72,6 +74,7 @@ impl FailureKind {
         Self::ApprovalExpired,
         Self::AgentLost,
         Self::Interrupted,
+        Self::InputsMissing,
         Self::MalformedEvent,
         Self::OversizedEvent,
         Self::UnknownType,
@@ -103,6 +106,7 @@ impl FailureKind {
             Self::ApprovalExpired => "approval_expired",
             Self::AgentLost => "agent_lost",
             Self::Interrupted => "interrupted",
+            Self::InputsMissing => "inputs_missing",
             Self::MalformedEvent => "malformed_event",
             Self::OversizedEvent => "oversized_event",
             Self::UnknownType => "unknown_type",

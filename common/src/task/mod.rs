@@ -12,7 +12,7 @@ mod retry_delay;
 mod status;
 mod transition;
 
-pub use invariant::{Violation, check};
+pub use invariant::{Violation, check, check_subject};
 pub use kind::{Kind, KindError, Kinds, Step};
 pub use model::{
     Approval, Assignee, Attempt, AttemptEnd, AttemptOutcome, CancelRequest, LatestArtifact, Revoke,

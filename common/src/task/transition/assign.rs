@@ -38,8 +38,12 @@ pub(super) fn assign(subject: &Subject, to: &AssignTo, context: &Context) -> Dec
     let task = &subject.task;
     let waits = task.status == Status::Pending && task.run_after.is_none() && task.cancel.is_none();
     let placed = !task.exclusive || task.position.is_some();
-    if !waits || !placed {
+    let in_hand = subject.attempt.as_ref().is_some_and(|attempt| attempt.end.is_none());
+    if !waits || !placed || in_hand {
         return Decision::refused(Refusal::NotNow(task.status));
+    }
+    if to.agent.pool != task.pool {
+        return Decision::refused(Refusal::OtherPool);
     }
     if !task.is_approved_for_step() {
         return Decision::refused(Refusal::NotApproved);

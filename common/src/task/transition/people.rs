@@ -54,6 +54,9 @@ pub(super) fn discard(subject: &Subject, by: &str, context: &Context) -> Decisio
 /// Cancels: at once where nobody has the task in hand, else by asking its agent (incident 37).
 pub(super) fn cancel(subject: &Subject, by: &str, force: bool, context: &Context) -> Decision {
     let task = &subject.task;
+    if task.status.is_terminal() {
+        return Decision::refused(Refusal::Terminal(task.status));
+    }
     if let Some(earlier) = task.cancel.as_ref().filter(|earlier| earlier.force || !force) {
         return Decision::refused(Refusal::AlreadyCancelled { by: earlier.by.clone() });
     }

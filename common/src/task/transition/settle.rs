@@ -119,7 +119,7 @@ fn succeeded(
 fn failed(mut next: Move, attempt: &Attempt, failure: &Failure, context: &Context) -> Decision {
     let failure = failure.clone().bounded();
     next.task.failure = Some((failure.kind, failure.message.clone()));
-    let decide = |mut next: Move| {
+    let decide = |next: Move| {
         if next.task.cancel.is_some() {
             return next.enter(Status::Cancelled, context);
         }
@@ -130,16 +130,22 @@ fn failed(mut next: Move, attempt: &Attempt, failure: &Failure, context: &Contex
         if !attempt.repeatable {
             return next.fail(failure.kind, &failure.message, context);
         }
-        next.task.charge += 1;
-        let policy = next.task.current_step().policy;
-        if next.task.charge >= policy.max_attempts {
-            return next.fail(failure.kind, &failure.message, context);
-        }
-        let delay = retry_delay(&policy, next.task.charge, context.jitter);
-        next.requeue(delay, context)
+        charge(next, &failure, context)
     };
     let decision = Decision::changed(decide(next).done());
     decision.with_letter(failure, true)
+}
+
+/// Counts a try against the step's limit: another one later, or the end of the task.
+fn charge(mut next: Move, failure: &Failure, context: &Context) -> Move {
+    next.task.failure = Some((failure.kind, failure.message.clone()));
+    next.task.charge += 1;
+    let policy = next.task.current_step().policy;
+    if next.task.charge >= policy.max_attempts {
+        return next.fail(failure.kind, &failure.message, context);
+    }
+    let delay = retry_delay(&policy, next.task.charge, context.jitter);
+    next.requeue(delay, context)
 }
 
 /// The handler ran and was stopped from outside.
@@ -148,9 +154,12 @@ fn stopped(next: Move, attempt: &Attempt, by: StoppedBy, context: &Context) -> D
         return Decision::changed(next.enter(Status::Cancelled, context).done());
     }
     if let Some(kind) = revoked_to_failure(attempt) {
-        let message = "the handler was stopped because its time was over";
+        let message = "the handler was stopped because the task's deadline passed";
         return Decision::changed(next.fail(kind, message, context).done())
             .with_letter(Failure::new(kind, message), false);
+    }
+    if attempt.revoke.is_some_and(|revoke| revoke.reason == RevokeReason::RunTimeout) {
+        return overran(next, attempt, context);
     }
     if !attempt.repeatable {
         let message = match by {
@@ -168,6 +177,19 @@ fn stopped(next: Move, attempt: &Attempt, by: StoppedBy, context: &Context) -> D
     Decision::changed(next.requeue(Duration::ZERO, context).done())
 }
 
+/// The agent did not stop the handler at its run timeout, so the dispatcher had it stopped: the same as the agent's `timed_out`.
+fn overran(next: Move, attempt: &Attempt, context: &Context) -> Decision {
+    let kind = FailureKind::RunTimeout;
+    let failure =
+        Failure::new(kind, "the handler ran past its run timeout until the dispatcher had it stopped");
+    let next = if attempt.repeatable {
+        charge(next, &failure, context)
+    } else {
+        next.fail(kind, &failure.message, context)
+    };
+    Decision::changed(next.done()).with_letter(failure, false)
+}
+
 /// The handler never started, so the step may be given to anyone.
 fn not_started(mut next: Move, attempt: &Attempt, reason: NotStarted, context: &Context) -> Decision {
     // The agent that was allowed to start says that it did not, and its tombstone keeps it from ever doing so.
@@ -180,6 +202,12 @@ fn not_started(mut next: Move, attempt: &Attempt, reason: NotStarted, context: &
         return Decision::changed(next.fail(FailureKind::Deadline, message, context).done())
             .with_letter(Failure::new(FailureKind::Deadline, message), false);
     }
+    if reason == NotStarted::Inputs {
+        // A missing input is a failed try, never a default (incident 65); else wrong bytes would be sent for ever.
+        let message = "the input artifacts did not reach the agent, or do not match what was approved";
+        let failure = Failure::new(FailureKind::InputsMissing, message);
+        return Decision::changed(charge(next, &failure, context).done()).with_letter(failure, false);
+    }
     let delay = match reason {
         NotStarted::OtherSession | NotStarted::Draining | NotStarted::Revoked | NotStarted::Silence => {
             Duration::ZERO
@@ -189,12 +217,12 @@ fn not_started(mut next: Move, attempt: &Attempt, reason: NotStarted, context: &
     Decision::changed(next.requeue(delay, context).done())
 }
 
-/// The failure that a revoke for time turns the end of its attempt into.
+/// The failure that the reason of a revoke makes of any end of its attempt but success.
 pub(super) fn revoked_to_failure(attempt: &Attempt) -> Option<FailureKind> {
     match attempt.revoke?.reason {
         RevokeReason::Deadline => Some(FailureKind::Deadline),
-        RevokeReason::RunTimeout => Some(FailureKind::RunTimeout),
         RevokeReason::Cancel
+        | RevokeReason::RunTimeout
         | RevokeReason::StartTimeout
         | RevokeReason::Returned
         | RevokeReason::NotListed

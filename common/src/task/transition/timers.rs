@@ -25,6 +25,8 @@ pub(super) fn revoke(subject: &Subject, reason: RevokeReason, context: &Context)
     };
     match task.status {
         Status::Assigned if !attempt.repeatable => withdraw(subject, reason, context),
+        // Only recorded (protocol D3): without force its agent would not stop it, so the request would never be answered.
+        Status::Running if !attempt.repeatable && !force => Decision::refused(Refusal::NeedsForce),
         Status::Assigned | Status::Running => {
             // The first reason stays, unless this one may also stop what the first may not.
             if attempt.revoke.is_some_and(|revoke| revoke.force || !force) {
@@ -80,7 +82,8 @@ pub(super) fn deadline_passed(subject: &Subject, context: &Context) -> Decision 
 
 /// The step waited too long for an agent.
 pub(super) fn queue_timeout(subject: &Subject, context: &Context) -> Decision {
-    if subject.task.status != Status::Pending {
+    // A task that waits for its time does not wait for an agent.
+    if subject.task.status != Status::Pending || subject.task.run_after.is_some() {
         return Decision::refused(Refusal::NotNow(subject.task.status));
     }
     expire(subject, FailureKind::QueueTimeout, "no agent took the step within its queue timeout", context)

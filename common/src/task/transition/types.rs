@@ -263,6 +263,9 @@ pub enum Refusal {
     /// The state does not allow it.
     #[error("not possible while the task is {0}")]
     NotNow(Status),
+    /// The agent belongs to another pool than the task: the boundary of trust.
+    #[error("the agent is not of the task's pool")]
+    OtherPool,
     /// The step needs an approval of the bytes that are current.
     #[error("the step is not approved")]
     NotApproved,
