@@ -205,7 +205,7 @@ CREATE UNIQUE INDEX tasks_one_head ON tasks (workspace_id)
 CREATE UNIQUE INDEX tasks_position ON tasks (workspace_id, position) WHERE position IS NOT NULL;
 CREATE INDEX tasks_waiters ON tasks (workspace_id, position) WHERE status = 'blocked';
 -- What may run now: grows neither with what is blocked nor with what is done.
-CREATE INDEX tasks_runnable ON tasks (pool_id, handler, exclusive, rank, priority DESC, seq)
+CREATE INDEX tasks_runnable ON tasks (pool_id, handler, exclusive, step_repeatable, rank, priority DESC, seq)
     WHERE status = 'pending' AND run_after IS NULL AND NOT workspace_paused;
 CREATE INDEX tasks_not_due ON tasks (run_after) WHERE status = 'pending' AND run_after IS NOT NULL;
 CREATE INDEX tasks_deadlines ON tasks (deadline) WHERE deadline IS NOT NULL AND finished_at IS NULL;

@@ -3,4 +3,5 @@
 //! Follow a task through the folders in this order: `intake` -> `schedule` (pure) -> `pass` -> `route` -> `settle` ->
 //! `dead_letters`; `presence` watches the agents, `sweep` the clock; [`store`] holds every SQL statement.
 
+pub mod schedule;
 pub mod store;
