@@ -1,1 +1,10 @@
+//! Table tests of the transition function, one file per family of inputs as in the code, and the incidents that it guards alone.
 
+mod assign;
+mod fixtures;
+mod incidents;
+mod loss;
+mod people;
+mod settle;
+mod start;
+mod timers;
