@@ -4,11 +4,13 @@
 //! - [`contract`]: every message on the wire, the ids and limits in them, the broker topology as data
 //! - [`task`]: the state of a task and of its attempts, and the one transition function
 //! - [`failure`]: why an attempt or an event failed, bounded and ready to store
+//! - [`config`]: typed configuration and secrets
 //! - [`guard`]: spawning of tasks and threads, capture of panics, supervision
 //! - [`shutdown`], [`retry`]: how things stop, and how they try again
 //! - [`text`]: bounds on text from outside
 
 pub mod broker;
+pub mod config;
 pub mod contract;
 pub mod failure;
 pub mod guard;

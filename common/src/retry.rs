@@ -14,7 +14,7 @@ use rand::{Rng, RngExt as _};
 use crate::shutdown::Shutdown;
 
 /// The exponent stops growing here; every sensible policy has reached its maximum long before.
-const MAX_DOUBLINGS_COUNT: u32 = 64;
+const DOUBLINGS_MAX_COUNT: u32 = 64;
 
 /// How the delays between tries grow.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,7 +45,7 @@ impl RetryPolicy {
             max_elapsed_time: None,
             clock: backoff::SystemClock::default(),
         };
-        for _ in 0..attempt.min(MAX_DOUBLINGS_COUNT) {
+        for _ in 0..attempt.min(DOUBLINGS_MAX_COUNT) {
             if growth.current_interval >= self.max {
                 break;
             }

@@ -18,13 +18,13 @@ use serde::{Deserialize, Serialize};
 use crate::text::bounded;
 
 /// Longest panic message kept.
-pub const MAX_PANIC_MESSAGE_BYTES: usize = 4 * 1024;
+pub const PANIC_MESSAGE_MAX_BYTES: usize = 4 * 1024;
 /// Longest backtrace kept.
-pub const MAX_PANIC_BACKTRACE_BYTES: usize = 16 * 1024;
+pub const PANIC_BACKTRACE_MAX_BYTES: usize = 16 * 1024;
 /// Longest value of one context field kept.
-pub const MAX_PANIC_FIELD_BYTES: usize = 512;
+pub const PANIC_FIELD_MAX_BYTES: usize = 512;
 /// Most context fields kept.
-pub const MAX_PANIC_FIELDS_COUNT: usize = 32;
+pub const PANIC_FIELDS_MAX_COUNT: usize = 32;
 
 /// The name that panics have outside every named guard.
 const UNNAMED: &str = "unnamed";
@@ -115,7 +115,7 @@ fn capture_from(info: &PanicHookInfo<'_>) -> PanicCapture {
     PanicCapture {
         message: message_of(info.payload()),
         location: info.location().map(ToString::to_string),
-        backtrace: bounded(&Backtrace::force_capture().to_string(), MAX_PANIC_BACKTRACE_BYTES),
+        backtrace: bounded(&Backtrace::force_capture().to_string(), PANIC_BACKTRACE_MAX_BYTES),
         task_name,
         thread: thread_name(),
         fields,
@@ -129,7 +129,7 @@ fn surroundings() -> (String, Vec<(String, String)>) {
         Ok(frames) => {
             let name = frames.iter().rev().find_map(|frame| frame.name.clone());
             let fields = frames.iter().flat_map(|frame| frame.fields.iter().cloned());
-            (name.unwrap_or_else(|| UNNAMED.to_owned()), fields.take(MAX_PANIC_FIELDS_COUNT).collect())
+            (name.unwrap_or_else(|| UNNAMED.to_owned()), fields.take(PANIC_FIELDS_MAX_COUNT).collect())
         }
         Err(_) => (UNNAMED.to_owned(), Vec::new()),
     })
@@ -141,7 +141,7 @@ fn message_of(payload: &(dyn Any + Send)) -> String {
         .copied()
         .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("(the panic's payload is not text)");
-    bounded(text, MAX_PANIC_MESSAGE_BYTES)
+    bounded(text, PANIC_MESSAGE_MAX_BYTES)
 }
 
 fn thread_name() -> String {
@@ -222,7 +222,7 @@ pub fn with_context<F: Future>(
     future: F,
 ) -> impl Future<Output = F::Output> {
     let fields =
-        fields.into_iter().map(|(key, value)| (key.to_owned(), bounded(&value, MAX_PANIC_FIELD_BYTES)));
+        fields.into_iter().map(|(key, value)| (key.to_owned(), bounded(&value, PANIC_FIELD_MAX_BYTES)));
     WithFrame { frame: Frame::fields(fields.collect()), inner: Box::pin(future) }
 }
 

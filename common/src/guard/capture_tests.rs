@@ -15,12 +15,12 @@ fn a_caught_panic_carries_message_location_and_backtrace() {
 
 #[test]
 fn the_message_and_the_backtrace_are_bounded() {
-    let capture = catch_panic_sync(|| blow(&"x".repeat(MAX_PANIC_MESSAGE_BYTES + 1))).unwrap_err();
-    assert!(capture.message.len() <= MAX_PANIC_MESSAGE_BYTES);
+    let capture = catch_panic_sync(|| blow(&"x".repeat(PANIC_MESSAGE_MAX_BYTES + 1))).unwrap_err();
+    assert!(capture.message.len() <= PANIC_MESSAGE_MAX_BYTES);
     assert!(capture.message.ends_with("(cut)"));
-    assert!(capture.backtrace.len() <= MAX_PANIC_BACKTRACE_BYTES);
-    let exact = catch_panic_sync(|| blow(&"x".repeat(MAX_PANIC_MESSAGE_BYTES))).unwrap_err();
-    assert_eq!(exact.message, "x".repeat(MAX_PANIC_MESSAGE_BYTES));
+    assert!(capture.backtrace.len() <= PANIC_BACKTRACE_MAX_BYTES);
+    let exact = catch_panic_sync(|| blow(&"x".repeat(PANIC_MESSAGE_MAX_BYTES))).unwrap_err();
+    assert_eq!(exact.message, "x".repeat(PANIC_MESSAGE_MAX_BYTES));
 }
 
 #[test]
@@ -55,11 +55,11 @@ async fn context_does_not_leak_to_what_runs_between_polls() {
 
 #[tokio::test]
 async fn field_values_and_their_number_are_bounded() {
-    let long = "v".repeat(MAX_PANIC_FIELD_BYTES + 1);
-    let many = (0..=MAX_PANIC_FIELDS_COUNT).map(|_| ("field", long.clone()));
+    let long = "v".repeat(PANIC_FIELD_MAX_BYTES + 1);
+    let many = (0..=PANIC_FIELDS_MAX_COUNT).map(|_| ("field", long.clone()));
     let capture = catch_panic(with_context(many, async { blow("x") })).await.unwrap_err();
-    assert_eq!(capture.fields.len(), MAX_PANIC_FIELDS_COUNT);
-    assert!(capture.fields[0].1.len() <= MAX_PANIC_FIELD_BYTES);
+    assert_eq!(capture.fields.len(), PANIC_FIELDS_MAX_COUNT);
+    assert!(capture.fields[0].1.len() <= PANIC_FIELD_MAX_BYTES);
 }
 
 #[tokio::test]

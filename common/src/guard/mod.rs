@@ -13,7 +13,7 @@ mod supervisor;
 mod task;
 
 pub use capture::{
-    MAX_PANIC_BACKTRACE_BYTES, MAX_PANIC_FIELD_BYTES, MAX_PANIC_FIELDS_COUNT, MAX_PANIC_MESSAGE_BYTES,
+    PANIC_BACKTRACE_MAX_BYTES, PANIC_FIELD_MAX_BYTES, PANIC_FIELDS_MAX_COUNT, PANIC_MESSAGE_MAX_BYTES,
     PanicCapture, catch_panic, catch_panic_sync, install_panic_hook, with_context,
 };
 pub use supervisor::{RestartPolicy, Supervisor, SupervisorError};

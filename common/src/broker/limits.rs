@@ -1,0 +1,22 @@
+//! Limits of the broker client, each with its unit in the name.
+
+/// Longest name of an exchange, queue, consumer or routing key, and longest text property (AMQP short string).
+pub const SHORT_TEXT_MAX_BYTES: usize = 255;
+/// Largest body that is sent: what the deployment sets as the broker's `max_message_size` (2 MiB).
+pub const BODY_MAX_BYTES: usize = crate::contract::limits::BROKER_MESSAGE_MAX_BYTES;
+/// Largest set of headers that is sent. All headers of a message must fit into one AMQP frame (128 KiB).
+pub const HEADERS_SENT_MAX_BYTES: usize = 64 * 1024;
+/// Most header values, nested ones included, that are read from a message; the rest is left out and said to be.
+pub const HEADERS_READ_MAX_COUNT: usize = 512;
+/// Longest text of one header that is read; the rest is cut off.
+pub const HEADER_TEXT_READ_MAX_BYTES: usize = 8 * 1024;
+/// Deepest nesting of headers that is read.
+pub const HEADERS_READ_MAX_DEPTH: usize = 8;
+/// Most entries of `x-death` that are read.
+pub const DEATHS_READ_MAX_COUNT: usize = 32;
+/// Most publishes in flight (sent, not yet confirmed) unless configured.
+pub const PUBLISH_WINDOW_DEFAULT_COUNT: usize = 200;
+/// Largest publish window that the configuration accepts.
+pub const PUBLISH_WINDOW_MAX_COUNT: usize = 10_000;
+/// Longest text of the broker that is kept in an error or a state.
+pub const BROKER_TEXT_MAX_BYTES: usize = 1024;

@@ -1,0 +1,329 @@
+//! The task behind a [`Publisher`](super::Publisher): connects, writes in order, matches confirms, reconnects.
+//!
+//! A single task writes, because the client library numbers a publish and queues its frames in two steps: two tasks
+//! publishing on one channel could swap their confirms.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::{Channel, Confirmation};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::confirms::{ConfirmBook, Confirmed, PublishNo, Returned, Verdict};
+use super::fault::Fault;
+use super::headers::HeaderValue;
+use super::limits::BROKER_TEXT_MAX_BYTES;
+use super::message::{Outgoing, from_library, to_library};
+use super::publisher::{LostReason, PublishOutcome, Request};
+use super::reconnect::Reconnect;
+use super::session::{Session, SessionEvent, SessionEvents};
+use super::settings::BrokerConfig;
+use super::state::{ConnectionState, StateSender};
+use crate::guard::catch_panic;
+use crate::text::bounded;
+
+/// The header by which a returned message is recognised; receivers ignore it.
+const PUBLISH_NO_HEADER: &str = "x-publish-no";
+/// Most requests written before confirms are looked at again.
+const WRITE_BURST_COUNT: usize = 64;
+
+/// Waits for the broker's answer to one publish.
+type Answer = Pin<Box<dyn Future<Output = (PublishNo, lapin::Result<Confirmation>)> + Send>>;
+
+pub(super) struct PublishLink {
+    config: BrokerConfig,
+    role: &'static str,
+    requests: mpsc::UnboundedReceiver<Request>,
+    closing: CancellationToken,
+    state: StateSender,
+    next_no: PublishNo,
+    generation: u64,
+}
+
+impl PublishLink {
+    pub(super) fn new(
+        config: BrokerConfig,
+        role: &'static str,
+        requests: mpsc::UnboundedReceiver<Request>,
+        closing: CancellationToken,
+    ) -> (Self, watch::Receiver<ConnectionState>) {
+        let (state, receiver) = StateSender::new(role, config.masked_url());
+        (Self { config, role, requests, closing, state, next_no: 0, generation: 0 }, receiver)
+    }
+
+    /// Connection after connection, until closed.
+    pub(super) async fn run(mut self) {
+        let mut reconnect = Reconnect::new(self.config.reconnect);
+        loop {
+            let begun = Instant::now();
+            let fault = match catch_panic(self.one_connection()).await {
+                Ok(Ok(())) => break,
+                Ok(Err(fault)) => fault,
+                Err(capture) => {
+                    tracing::error!(role = self.role, %capture, "the publisher's connection task panicked");
+                    Fault::local(capture.to_string())
+                }
+            };
+            let delay = reconnect.delay_after(begun.elapsed(), &mut rand::rng());
+            self.state.down(&fault, delay);
+            tokio::select! {
+                () = self.closing.cancelled() => break,
+                () = tokio::time::sleep(delay) => {}
+            }
+        }
+        self.state.closed();
+    }
+
+    /// One connection from open to end. `Ok` when the publisher was closed.
+    async fn one_connection(&mut self) -> Result<(), Fault> {
+        self.generation += 1;
+        let opened = tokio::select! {
+            opened = open(&self.config, self.role, self.generation) => opened?,
+            () = self.closing.cancelled() => return Ok(()),
+        };
+        let (session, events, channel) = opened;
+        self.state.up(self.generation);
+        let mut flight = Flight::new(channel, self.next_no);
+        let ended = self.serve(&mut flight, events).await;
+        self.next_no = flight.next_no;
+        match ended {
+            Ok(()) => session.close().await,
+            Err(fault) => {
+                flight.lose_all(&fault);
+                session.abandon(fault.clone());
+                return Err(fault);
+            }
+        }
+        Ok(())
+    }
+
+    async fn serve(&mut self, flight: &mut Flight, mut events: SessionEvents) -> Result<(), Fault> {
+        loop {
+            tokio::select! {
+                biased;
+                event = events.next() => match event {
+                    SessionEvent::Blocked(reason) => self.state.blocked(self.generation, reason),
+                    SessionEvent::Unblocked => self.state.unblocked(self.generation),
+                    SessionEvent::Lost(fault) => return Err(fault),
+                },
+                batch = Answers(&mut flight.answers), if !flight.answers.is_empty() => flight.settle(batch)?,
+                request = self.requests.recv() => match request {
+                    Some(request) => {
+                        flight.write(request);
+                        for _ in 1..WRITE_BURST_COUNT {
+                            let Ok(request) = self.requests.try_recv() else { break };
+                            flight.write(request);
+                        }
+                    }
+                    None if flight.answers.is_empty() => return Ok(()),
+                    None => flight.settle_rest(&mut events).await?,
+                },
+                () = self.closing.cancelled(), if !self.requests.is_closed() => self.requests.close(),
+            }
+        }
+    }
+}
+
+async fn open(
+    config: &BrokerConfig,
+    role: &str,
+    generation: u64,
+) -> Result<(Session, SessionEvents, Channel), Fault> {
+    let (session, events) = Session::open_numbered(config, role, generation).await?;
+    let channel = session.channel().await?;
+    session.request(channel.confirm_select(ConfirmSelectOptions::default())).await?;
+    Ok((session, events, channel))
+}
+
+/// A publish that was written and not answered.
+struct Pending {
+    request: Request,
+    written: Instant,
+}
+
+/// Everything in flight on one channel.
+struct Flight {
+    channel: Channel,
+    next_no: PublishNo,
+    answers: FuturesUnordered<Answer>,
+    pending: HashMap<PublishNo, Pending>,
+    book: ConfirmBook,
+}
+
+impl Flight {
+    fn new(channel: Channel, next_no: PublishNo) -> Self {
+        Self {
+            channel,
+            next_no,
+            answers: FuturesUnordered::new(),
+            pending: HashMap::new(),
+            book: ConfirmBook::default(),
+        }
+    }
+
+    /// Queues the message's frames, unless its caller has given up.
+    fn write(&mut self, request: Request) {
+        if !request.stage.claim_for_writing() {
+            return;
+        }
+        self.next_no += 1;
+        let no = self.next_no;
+        let mut answer = answer_to(self.channel.clone(), no, &request.message);
+        // The first poll numbers the publish and queues its frames: it must happen here, in order. Its waker does
+        // not matter, because the future is polled again when it is first in the set.
+        let first = answer.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        if let Poll::Ready(answered) = first {
+            answer = Box::pin(std::future::ready(answered));
+        }
+        self.answers.push(answer);
+        self.pending.insert(no, Pending { request, written: Instant::now() });
+    }
+
+    /// Enters a batch of answers: all that have come so far.
+    fn settle(&mut self, batch: Vec<(PublishNo, lapin::Result<Confirmation>)>) -> Result<(), Fault> {
+        let mut failed = None;
+        for (no, answer) in batch {
+            let mandatory = self.pending.get(&no).is_some_and(|pending| pending.request.message.mandatory());
+            match answer {
+                Ok(Confirmation::Ack(carried)) => self.enter(no, mandatory, true, carried),
+                Ok(Confirmation::Nack(carried)) => self.enter(no, mandatory, false, carried),
+                Ok(Confirmation::NotRequested) => failed = Some(Fault::local("confirms are not enabled")),
+                Err(error) => failed = Some(Fault::from(error)),
+            }
+        }
+        for (no, verdict) in self.book.settle(self.answers.len()) {
+            self.finish(no, outcome_of(verdict));
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn enter(
+        &mut self,
+        no: PublishNo,
+        mandatory: bool,
+        ack: bool,
+        carried: Option<lapin::message::BasicReturnMessage>,
+    ) {
+        let carried = carried.map(|message| {
+            let (properties, _) = from_library(&message.delivery.properties);
+            let number = properties.headers.get(PUBLISH_NO_HEADER).and_then(HeaderValue::as_int);
+            let text = bounded(message.reply_text.as_str(), BROKER_TEXT_MAX_BYTES);
+            // A number that is not ours belongs to nobody; 0 is never given out.
+            let number = number.and_then(|n| PublishNo::try_from(n).ok()).unwrap_or(0);
+            (number, Returned { code: message.reply_code, text })
+        });
+        self.book.resolved(Confirmed { no, mandatory, ack, carried });
+    }
+
+    fn finish(&mut self, no: PublishNo, outcome: PublishOutcome) {
+        let Some(pending) = self.pending.remove(&no) else { return };
+        metrics::counter!("switchyard_broker_publishes_total", "outcome" => outcome.label()).increment(1);
+        metrics::histogram!("switchyard_broker_confirm_seconds")
+            .record(pending.written.elapsed().as_secs_f64());
+        // A caller that has gone does not want to know.
+        let _ = pending.request.reply.send(outcome);
+    }
+
+    /// After the publisher was closed: waits for what is in flight.
+    async fn settle_rest(&mut self, events: &mut SessionEvents) -> Result<(), Fault> {
+        while !self.answers.is_empty() {
+            tokio::select! {
+                biased;
+                event = events.next() => if let SessionEvent::Lost(fault) = event { return Err(fault) },
+                batch = Answers(&mut self.answers) => self.settle(batch)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The channel is gone: what was written and not decided may or may not have arrived.
+    fn lose_all(&mut self, fault: &Fault) {
+        let why = format!("the connection failed before the confirm: {fault}");
+        let open: Vec<PublishNo> = self.pending.keys().copied().collect();
+        if !open.is_empty() {
+            tracing::warn!(count = open.len(), reason = %fault, "publishes in flight were lost, their fate is unknown");
+        }
+        for no in open {
+            self.finish(no, PublishOutcome::Lost(LostReason::Unconfirmed(why.clone())));
+        }
+    }
+}
+
+fn outcome_of(verdict: Verdict) -> PublishOutcome {
+    match verdict {
+        Verdict::Acked => PublishOutcome::Acked,
+        Verdict::Nacked => PublishOutcome::Nacked,
+        Verdict::Returned(Returned { code, text }) => PublishOutcome::Returned { code, text },
+    }
+}
+
+fn answer_to(channel: Channel, no: PublishNo, message: &Outgoing) -> Answer {
+    let (exchange, routing_key) = message.address();
+    let mut properties = message.properties().clone();
+    if message.mandatory() {
+        let number = HeaderValue::Int(i64::try_from(no).unwrap_or(i64::MAX));
+        properties.headers.insert(PUBLISH_NO_HEADER.to_owned(), number);
+    }
+    let properties = to_library(&properties);
+    let options = BasicPublishOptions { mandatory: message.mandatory(), immediate: false };
+    let body = message.body().to_vec();
+    Box::pin(async move {
+        let written = channel.basic_publish(exchange, routing_key, options, &body, properties).await;
+        let answered = match written {
+            Ok(confirm) => confirm.await,
+            Err(error) => Err(error),
+        };
+        (no, answered)
+    })
+}
+
+/// Completes with every answer that has come so far, at least one. That none is left behind is what
+/// [`ConfirmBook`] rests on: so it goes on polling until the set says that nothing more was woken.
+struct Answers<'a>(&'a mut FuturesUnordered<Answer>);
+
+impl Future for Answers<'_> {
+    type Output = Vec<(PublishNo, lapin::Result<Confirmation>)>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let wakes = Arc::new(Wakes { seen: AtomicBool::new(false), parent: cx.waker().clone() });
+        let waker = Waker::from(Arc::clone(&wakes));
+        let mut batch = Vec::new();
+        loop {
+            wakes.seen.store(false, Ordering::SeqCst);
+            match self.0.poll_next_unpin(&mut Context::from_waker(&waker)) {
+                Poll::Ready(Some(answer)) => batch.push(answer),
+                Poll::Ready(None) => break,
+                // The set pauses now and then although some are ready; it wakes its task when it does.
+                Poll::Pending if wakes.seen.load(Ordering::SeqCst) => {}
+                Poll::Pending => break,
+            }
+        }
+        if batch.is_empty() { Poll::Pending } else { Poll::Ready(batch) }
+    }
+}
+
+/// Remembers that it was woken, and passes it on.
+struct Wakes {
+    seen: AtomicBool,
+    parent: Waker,
+}
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.seen.store(true, Ordering::SeqCst);
+        self.parent.wake_by_ref();
+    }
+}

@@ -1,0 +1,148 @@
+//! How to reach the broker and how patient to be with it.
+
+use std::time::Duration;
+
+use lapin::uri::AMQPUri;
+
+use super::limits::{PUBLISH_WINDOW_DEFAULT_COUNT, PUBLISH_WINDOW_MAX_COUNT};
+use crate::config::{Secret, mask_url};
+use crate::retry::RetryPolicy;
+
+/// Settings of the connections to one broker. `Debug` shows no password.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BrokerConfig {
+    /// `amqp://user:password@host:port/vhost`, or `amqps://`. A secret because of the password.
+    pub url: Secret,
+    /// What the broker shows for the connections; each adds its role to it.
+    pub connection_name: String,
+    /// Heartbeat interval. A peer that is silent for two of them is gone. 1 s to 18 h.
+    pub heartbeat: Duration,
+    /// Longest wait for a TCP connection, and again for the AMQP handshake on it.
+    pub connect_timeout: Duration,
+    /// Longest wait for the answer to one request (declare, consume, close).
+    pub request_timeout: Duration,
+    /// Longest time from the call of `publish` to its outcome, waiting for a connection included.
+    pub publish_timeout: Duration,
+    /// Most publishes sent and not yet confirmed.
+    pub publish_window: usize,
+    /// The delays between tries to connect.
+    pub reconnect: RetryPolicy,
+}
+
+/// Why broker settings are refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BrokerConfigError {
+    /// The URL is not an AMQP URL. The parser's text is not repeated: it may quote the URL with its password.
+    #[error("`{url}` is not a broker URL; expected amqp://user:password@host:port/vhost or amqps://...")]
+    Url {
+        /// The URL, masked.
+        url: String,
+    },
+    /// The window is out of range.
+    #[error("the publish window is {given}; it must be 1 to {PUBLISH_WINDOW_MAX_COUNT}")]
+    Window {
+        /// What was given.
+        given: usize,
+    },
+    /// The heartbeat is out of range.
+    #[error("the heartbeat is {given_seconds} s; it must be 1 to {}", u16::MAX)]
+    Heartbeat {
+        /// What was given, in seconds.
+        given_seconds: u64,
+    },
+}
+
+impl BrokerConfig {
+    /// The standard settings for a URL.
+    #[must_use]
+    pub fn new(url: Secret, connection_name: impl Into<String>) -> Self {
+        Self {
+            url,
+            connection_name: connection_name.into(),
+            heartbeat: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(5),
+            request_timeout: Duration::from_secs(20),
+            publish_timeout: Duration::from_secs(30),
+            publish_window: PUBLISH_WINDOW_DEFAULT_COUNT,
+            reconnect: RetryPolicy::RECONNECT,
+        }
+    }
+
+    /// Checks everything that can be checked without connecting.
+    ///
+    /// # Errors
+    /// The first value that is refused.
+    pub fn check(&self) -> Result<(), BrokerConfigError> {
+        if self.publish_window == 0 || self.publish_window > PUBLISH_WINDOW_MAX_COUNT {
+            return Err(BrokerConfigError::Window { given: self.publish_window });
+        }
+        self.uri().map(|_| ())
+    }
+
+    /// The URL with its password masked, for logs.
+    #[must_use]
+    pub fn masked_url(&self) -> String {
+        mask_url(self.url.expose())
+    }
+
+    /// The URL in the form of the client library, with the heartbeat in it.
+    pub(super) fn uri(&self) -> Result<AMQPUri, BrokerConfigError> {
+        let refused = || BrokerConfigError::Url { url: self.masked_url() };
+        let mut uri: AMQPUri = self.url.expose().parse().map_err(|_| refused())?;
+        if let Some(host) = bracketed_host(self.url.expose()) {
+            // The library's parser turns an IPv6 literal into "localhost".
+            uri.authority.host = host.to_owned();
+        }
+        let seconds = self.heartbeat.as_secs();
+        let heartbeat = u16::try_from(seconds).ok().filter(|seconds| *seconds > 0);
+        uri.query.heartbeat = Some(heartbeat.ok_or(BrokerConfigError::Heartbeat { given_seconds: seconds })?);
+        Ok(uri)
+    }
+}
+
+/// The address between brackets of a URL with an IPv6 literal.
+fn bracketed_host(url: &str) -> Option<&str> {
+    let (_, rest) = url.split_once("://")?;
+    let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
+    place.strip_prefix('[')?.split_once(']').map(|(host, _)| host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(url: &str) -> BrokerConfig {
+        BrokerConfig::new(Secret::new(url), "test")
+    }
+
+    #[test]
+    fn no_error_and_no_debug_output_shows_the_password() {
+        let config = config("http://user:hunter2@host/%2f");
+        let error = config.check().unwrap_err();
+        let shown = format!("{config:?} {error} {error:?} {}", config.masked_url());
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+
+    #[test]
+    fn the_heartbeat_and_ipv6_addresses_reach_the_library() {
+        let uri = config("amqp://u:p@[::1]:5673/v").uri().unwrap();
+        assert_eq!((uri.authority.host.as_str(), uri.authority.port), ("::1", 5673));
+        assert_eq!(uri.query.heartbeat, Some(10));
+        assert_eq!(config("amqp://u:p@broker/v").uri().unwrap().authority.host, "broker");
+    }
+
+    #[test]
+    fn the_window_limits_are_exact() {
+        let with = |publish_window| BrokerConfig { publish_window, ..config("amqp://localhost/%2f") };
+        assert!(with(0).check().is_err() && with(PUBLISH_WINDOW_MAX_COUNT + 1).check().is_err());
+        assert!(with(1).check().is_ok() && with(PUBLISH_WINDOW_MAX_COUNT).check().is_ok());
+    }
+
+    #[test]
+    fn a_heartbeat_out_of_range_is_refused() {
+        let with = |heartbeat| BrokerConfig { heartbeat, ..config("amqp://localhost/%2f") };
+        assert!(with(Duration::ZERO).check().is_err());
+        assert!(with(Duration::from_secs(65_536)).check().is_err());
+        assert!(with(Duration::from_secs(65_535)).check().is_ok());
+    }
+}

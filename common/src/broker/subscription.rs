@@ -1,0 +1,295 @@
+//! The task behind one subscription: its channel, its consumer, its way back after each loss.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures::StreamExt as _;
+use lapin::message::Delivery;
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::ShortString;
+use lapin::{Channel, Consumer};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::acker::Epoch;
+use super::consumer::{ConsumerEvent, Incoming, Subscription};
+use super::fault::Fault;
+use super::headers::to_table;
+use super::message::Message;
+use super::reconnect::Reconnect;
+use super::session::Session;
+use crate::retry::RetryPolicy;
+
+/// Generations are unique in the process, so that no two subscriptions can be mixed up either.
+static GENERATIONS: AtomicU64 = AtomicU64::new(0);
+
+/// What the owner wants of a subscription.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Control {
+    pub(super) paused: bool,
+    /// Counts the wishes for a new channel.
+    pub(super) restarts: u64,
+}
+
+pub(super) struct SubscriptionTask {
+    subscription: Subscription,
+    reconnect: Reconnect,
+    sessions: watch::Receiver<Option<Session>>,
+    events: mpsc::Sender<ConsumerEvent>,
+    control: watch::Receiver<Control>,
+    closing: CancellationToken,
+    /// The last reason given for being lost, so that the same is not repeated at each try.
+    last_fault: Option<Fault>,
+}
+
+/// Why a channel's life ended.
+enum End {
+    /// The subscription is over.
+    Closed,
+    /// The channel or its connection failed.
+    Lost(Fault),
+}
+
+impl SubscriptionTask {
+    pub(super) fn new(
+        subscription: Subscription,
+        policy: RetryPolicy,
+        sessions: watch::Receiver<Option<Session>>,
+        events: mpsc::Sender<ConsumerEvent>,
+        control: watch::Receiver<Control>,
+        closing: CancellationToken,
+    ) -> Self {
+        let reconnect = Reconnect::new(policy);
+        Self { subscription, reconnect, sessions, events, control, closing, last_fault: None }
+    }
+
+    /// Channel after channel, until the subscription is over.
+    pub(super) async fn run(mut self) {
+        while let Some(session) = self.next_session().await {
+            let begun = Instant::now();
+            let End::Lost(fault) = self.one_channel(&session).await else { break };
+            let delay = self.reconnect.delay_after(begun.elapsed(), &mut rand::rng());
+            let closing = self.closing.clone();
+            let after = async {
+                self.report_lost(fault).await;
+                tokio::time::sleep(delay).await;
+            };
+            tokio::select! {
+                () = closing.cancelled() => break,
+                () = after => {}
+            }
+        }
+    }
+
+    /// The live connection, once there is one. `None` when the subscription is over.
+    async fn next_session(&mut self) -> Option<Session> {
+        let alive = |session: &Option<Session>| session.as_ref().is_some_and(Session::is_alive);
+        tokio::select! {
+            biased;
+            () = self.closing.cancelled() => None,
+            // The sender is gone when the connection was closed for good.
+            found = self.sessions.wait_for(alive) => found.ok().and_then(|session| session.clone()),
+        }
+    }
+
+    /// Tells the owner, unless it has been told the same just before.
+    async fn report_lost(&mut self, fault: Fault) {
+        if self.last_fault.as_ref() == Some(&fault) {
+            tracing::debug!(queue = self.subscription.queue, %fault, "still not consuming");
+            return;
+        }
+        tracing::warn!(queue = self.subscription.queue, %fault, "not consuming any more, will try again");
+        self.last_fault = Some(fault.clone());
+        let _ = self.events.send(ConsumerEvent::Lost { fault }).await;
+    }
+
+    /// One channel from open to end.
+    async fn one_channel(&mut self, session: &Session) -> End {
+        let closing = self.closing.clone();
+        let opened = tokio::select! {
+            opened = open_channel(session, &self.subscription) => opened,
+            () = closing.cancelled() => return End::Closed,
+        };
+        let channel = match opened {
+            Ok(channel) => channel,
+            Err(fault) => return End::Lost(fault),
+        };
+        let epoch = Epoch::new(channel, GENERATIONS.fetch_add(1, Ordering::Relaxed) + 1);
+        let end = tokio::select! {
+            end = self.consume(session, &epoch) => end,
+            () = closing.cancelled() => End::Closed,
+        };
+        epoch.end();
+        super::declare::close(session, epoch.channel()).await;
+        end
+    }
+
+    /// Consumes on an open channel until it fails, pausing on request.
+    async fn consume(&mut self, session: &Session, epoch: &Arc<Epoch>) -> End {
+        let restarts = self.control.borrow().restarts;
+        let mut announced = false;
+        loop {
+            match self.wait_until_wanted(session, restarts).await {
+                Ok(true) => {}
+                Ok(false) => return End::Closed,
+                Err(fault) => return End::Lost(fault),
+            }
+            let begun = start_consumer(session, epoch.channel(), &self.subscription).await;
+            let consumer = match begun {
+                Ok(consumer) => consumer,
+                Err(fault) => return End::Lost(fault),
+            };
+            if !announced {
+                announced = true;
+                self.last_fault = None;
+                let generation = epoch.generation();
+                tracing::info!(queue = self.subscription.queue, generation, "consuming");
+                let _ = self.events.send(ConsumerEvent::Ready { generation }).await;
+            }
+            match self.pump(session, epoch, consumer, restarts).await {
+                Pumped::Paused => {}
+                Pumped::Closed => return End::Closed,
+                Pumped::Lost(fault) => return End::Lost(fault),
+            }
+        }
+    }
+
+    /// Waits while paused. False when the owner is gone; an error when the channel has to be given up.
+    async fn wait_until_wanted(&mut self, session: &Session, restarts: u64) -> Result<bool, Fault> {
+        loop {
+            let control = *self.control.borrow_and_update();
+            if control.restarts != restarts {
+                return Err(restart_fault());
+            }
+            if !control.paused {
+                return Ok(true);
+            }
+            tokio::select! {
+                changed = self.control.changed() => if changed.is_err() { return Ok(false) },
+                fault = session.lost() => return Err(fault),
+            }
+        }
+    }
+
+    /// Moves deliveries from the consumer to the owner until the consumer ends or is paused.
+    async fn pump(
+        &mut self,
+        session: &Session,
+        epoch: &Arc<Epoch>,
+        mut consumer: Consumer,
+        restarts: u64,
+    ) -> Pumped {
+        let mut cancelled = false;
+        // A delivery that waits for a place in the owner's buffer. The broker sends no more than the prefetch, so
+        // this happens only while void deliveries of an earlier generation fill it.
+        let mut waiting: Option<ConsumerEvent> = None;
+        loop {
+            tokio::select! {
+                biased;
+                changed = self.control.changed() => {
+                    if changed.is_err() {
+                        return Pumped::Closed;
+                    }
+                    let control = *self.control.borrow();
+                    if control.restarts != restarts {
+                        return Pumped::Lost(restart_fault());
+                    }
+                    if control.paused && !cancelled {
+                        cancelled = true;
+                        if let Err(fault) = stop_consumer(session, epoch.channel(), &consumer).await {
+                            return Pumped::Lost(fault);
+                        }
+                    }
+                }
+                place = self.events.reserve(), if waiting.is_some() => match (place, waiting.take()) {
+                    (Ok(place), Some(event)) => place.send(event),
+                    (Ok(_), None) => {}
+                    (Err(_), _) => return Pumped::Closed,
+                },
+                delivery = consumer.next(), if waiting.is_none() => match delivery {
+                    Some(Ok(delivery)) => match self.hand_over(epoch, delivery) {
+                        Ok(()) => {}
+                        Err(TrySendError::Full(event)) => waiting = Some(event),
+                        Err(TrySendError::Closed(_)) => return Pumped::Closed,
+                    },
+                    Some(Err(error)) => return Pumped::Lost(Fault::from(error)),
+                    None if cancelled => return Pumped::Paused,
+                    None => return Pumped::Lost(self.why_ended(session)),
+                },
+                fault = session.lost() => return Pumped::Lost(fault),
+            }
+        }
+    }
+
+    /// The library ends a consumer without a word when the broker has cancelled it.
+    fn why_ended(&self, session: &Session) -> Fault {
+        if session.is_alive() {
+            let queue = &self.subscription.queue;
+            Fault::local(format!("the broker cancelled the consumer of `{queue}`: was the queue deleted?"))
+        } else {
+            Fault::local("the connection has ended")
+        }
+    }
+
+    /// Gives a delivery to the owner; comes back with it when there is no place for it now.
+    fn hand_over(&self, epoch: &Arc<Epoch>, delivery: Delivery) -> Result<(), TrySendError<ConsumerEvent>> {
+        let no_ack = self.subscription.no_ack;
+        let acker = epoch.acker(delivery.delivery_tag, no_ack);
+        let incoming =
+            Incoming { generation: epoch.generation(), acker, message: Message::from_delivery(delivery) };
+        match self.events.try_send(ConsumerEvent::Delivery(Box::new(incoming))) {
+            // Nothing bounds how much the broker sends without acks; waiting would only move the pile.
+            Err(TrySendError::Full(_)) if no_ack => {
+                metrics::counter!("switchyard_broker_dropped_total").increment(1);
+                Ok(())
+            }
+            handed => handed,
+        }
+    }
+}
+
+/// How pumping ended.
+enum Pumped {
+    Paused,
+    Closed,
+    Lost(Fault),
+}
+
+fn restart_fault() -> Fault {
+    Fault::local("restarted by its owner")
+}
+
+async fn open_channel(session: &Session, subscription: &Subscription) -> Result<Channel, Fault> {
+    let channel = session.channel().await?;
+    if !subscription.no_ack {
+        session.request(channel.basic_qos(subscription.prefetch.max(1), BasicQosOptions::default())).await?;
+    }
+    Ok(channel)
+}
+
+async fn stop_consumer(session: &Session, channel: &Channel, consumer: &Consumer) -> Result<(), Fault> {
+    session.request(channel.basic_cancel(consumer.tag(), BasicCancelOptions::default())).await
+}
+
+async fn start_consumer(
+    session: &Session,
+    channel: &Channel,
+    subscription: &Subscription,
+) -> Result<Consumer, Fault> {
+    let short = |text: &str| ShortString::try_new(text).map_err(|error| Fault::local(error.to_string()));
+    let options = BasicConsumeOptions {
+        no_local: false,
+        no_ack: subscription.no_ack,
+        exclusive: subscription.exclusive,
+        nowait: false,
+    };
+    let consuming = channel.basic_consume(
+        short(&subscription.queue)?,
+        short(&subscription.consumer_tag)?,
+        options,
+        to_table(&subscription.arguments),
+    );
+    session.request(consuming).await
+}
