@@ -8,14 +8,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
-use deadpool_postgres::Transaction;
 use switchyard_common::contract::ids::{TaskId, WorkspaceId};
 use switchyard_common::task::{
     Attempt, Context, Decision, Effect, Input, Place, Status, Subject, Task, Verdict, occupies_workspace,
     releases_workspace, transition,
 };
 
-use super::db::Db;
+use super::db::{Db, Transaction};
 use super::error::StoreError;
 use super::letters::{self, AttemptLetter};
 use super::rows::{self, ATTEMPT_COLUMNS, TASK_COLUMNS};
@@ -64,8 +63,8 @@ pub async fn apply(db: &Db, inputs: &[Named]) -> Result<Vec<Applied>, StoreError
     if inputs.is_empty() {
         return Ok(Vec::new());
     }
-    db.transaction(async |transaction| {
-        let mut applier = Applier::load(db, transaction, inputs).await?;
+    db.transaction(|transaction| async move {
+        let mut applier = Applier::load(db, &transaction, inputs).await?;
         let applied = inputs.iter().map(|named| applier.decide(named)).collect();
         applier.finish().await?;
         Ok(applied)
@@ -76,7 +75,7 @@ pub async fn apply(db: &Db, inputs: &[Named]) -> Result<Vec<Applied>, StoreError
 /// Locked tasks and attempts in memory, between load and write. Use [`apply`] unless other statements belong to the same transaction.
 pub struct Applier<'a> {
     db: &'a Db,
-    transaction: &'a Transaction<'a>,
+    transaction: &'a Transaction,
     /// The transaction's time, by the database clock.
     pub now: DateTime<Utc>,
     loaded: HashMap<TaskId, Task>,
@@ -94,7 +93,7 @@ impl<'a> Applier<'a> {
     /// Locks and loads everything that `inputs` concern.
     pub async fn load(
         db: &'a Db,
-        transaction: &'a Transaction<'a>,
+        transaction: &'a Transaction,
         inputs: &[Named],
     ) -> Result<Self, StoreError> {
         let ids: BTreeSet<&str> = inputs.iter().map(|named| named.task_id.as_str()).collect();
@@ -339,7 +338,7 @@ impl<'a> Applier<'a> {
     }
 }
 
-async fn lock_workspaces(transaction: &Transaction<'_>, ids: &[&str]) -> Result<(), StoreError> {
+async fn lock_workspaces(transaction: &Transaction, ids: &[&str]) -> Result<(), StoreError> {
     const SQL: &str = "SELECT workspace_id FROM workspaces WHERE workspace_id IN \
         (SELECT workspace_id FROM tasks WHERE task_id = ANY($1) AND exclusive) ORDER BY workspace_id FOR NO KEY UPDATE";
     let statement = transaction.prepare_cached(SQL).await?;
@@ -350,7 +349,7 @@ async fn lock_workspaces(transaction: &Transaction<'_>, ids: &[&str]) -> Result<
 /// What each workspace says to the next task that takes a place in it. The caller holds the workspaces' locks; positions are
 /// raised at once, since the caller is about to use them.
 pub(crate) async fn places(
-    transaction: &Transaction<'_>,
+    transaction: &Transaction,
     workspaces: &BTreeSet<WorkspaceId>,
 ) -> Result<BTreeMap<WorkspaceId, Place>, StoreError> {
     if workspaces.is_empty() {

@@ -1,11 +1,11 @@
 //! Connections and transactions.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::{
-    Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts, Transaction,
-};
-use tokio_postgres::NoTls;
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{NoTls, Row, Statement, ToStatement};
 use uuid::Uuid;
 
 use super::error::StoreError;
@@ -69,32 +69,138 @@ impl Db {
     }
 
     /// Runs `work` in one transaction and commits it; repeats it when it meets another transaction (40P01, 40001).
-    pub async fn transaction<T, F>(&self, mut work: F) -> Result<T, StoreError>
+    ///
+    /// ```ignore
+    /// db.transaction(|transaction| async move { transaction.execute(SQL, &[]).await })
+    /// ```
+    pub async fn transaction<T, F, W>(&self, mut work: F) -> Result<T, StoreError>
     where
-        F: AsyncFnMut(&Transaction<'_>) -> Result<T, StoreError>,
+        F: FnMut(Arc<Transaction>) -> W,
+        W: Future<Output = Result<T, StoreError>>,
     {
         let mut repeats = 0;
         loop {
-            let result = self.transaction_once(&mut work).await;
-            match result {
-                Err(error) if error.is_contention() && repeats < CONTENTION_REPEATS_MAX => {
-                    repeats += 1;
-                    metrics::counter!("switchyard_store_repeats_total").increment(1);
-                    tracing::debug!(%error, repeats, "transaction repeated");
+            let transaction = Arc::new(Transaction::begin(self.connection().await?).await?);
+            let error = match work(Arc::clone(&transaction)).await {
+                Ok(value) => match Transaction::commit(transaction).await {
+                    Ok(()) => return Ok(value),
+                    Err(error) => error,
+                },
+                Err(error) => {
+                    Transaction::rollback(transaction).await;
+                    error
                 }
-                other => return other,
+            };
+            if !error.is_contention() || repeats >= CONTENTION_REPEATS_MAX {
+                return Err(error);
             }
+            repeats += 1;
+            metrics::counter!("switchyard_store_repeats_total").increment(1);
+            tracing::debug!(%error, repeats, "transaction repeated");
         }
     }
+}
 
-    async fn transaction_once<T, F>(&self, work: &mut F) -> Result<T, StoreError>
+/// One transaction on one connection (incident 54). It owns its connection, so that work on it can run in any task; when it is
+/// dropped before its end, the connection is closed, which rolls it back and gives its locks free.
+pub struct Transaction {
+    connection: Option<Object>,
+}
+
+impl Transaction {
+    async fn begin(connection: Object) -> Result<Self, StoreError> {
+        // From here on a drop closes the connection: it may be inside a transaction.
+        let transaction = Self { connection: Some(connection) };
+        transaction.client()?.batch_execute("BEGIN").await?;
+        Ok(transaction)
+    }
+
+    fn client(&self) -> Result<&Object, StoreError> {
+        self.connection.as_ref().ok_or_else(|| StoreError::Statement("the transaction has ended".into()))
+    }
+
+    /// Prepares a statement, once per connection.
+    pub async fn prepare_cached(&self, sql: &str) -> Result<Statement, StoreError> {
+        Ok(self.client()?.prepare_cached(sql).await?)
+    }
+
+    /// Runs a statement and gives its rows.
+    pub async fn query<S>(
+        &self,
+        statement: &S,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, StoreError>
     where
-        F: AsyncFnMut(&Transaction<'_>) -> Result<T, StoreError>,
+        S: ?Sized + ToStatement,
     {
-        let mut connection = self.connection().await?;
-        let transaction = connection.transaction().await?;
-        let value = work(&transaction).await?;
-        transaction.commit().await?;
-        Ok(value)
+        Ok(self.client()?.query(statement, parameters).await?)
+    }
+
+    /// Runs a statement that gives one row.
+    pub async fn query_one<S>(
+        &self,
+        statement: &S,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Row, StoreError>
+    where
+        S: ?Sized + ToStatement,
+    {
+        Ok(self.client()?.query_one(statement, parameters).await?)
+    }
+
+    /// Runs a statement that gives one row or none.
+    pub async fn query_opt<S>(
+        &self,
+        statement: &S,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Option<Row>, StoreError>
+    where
+        S: ?Sized + ToStatement,
+    {
+        Ok(self.client()?.query_opt(statement, parameters).await?)
+    }
+
+    /// Runs a statement and gives the number of rows that it changed.
+    pub async fn execute<S>(
+        &self,
+        statement: &S,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<u64, StoreError>
+    where
+        S: ?Sized + ToStatement,
+    {
+        Ok(self.client()?.execute(statement, parameters).await?)
+    }
+
+    /// Runs statements without parameters.
+    pub async fn batch_execute(&self, sql: &str) -> Result<(), StoreError> {
+        Ok(self.client()?.batch_execute(sql).await?)
+    }
+
+    /// Commits. The connection goes back to the pool only when the database has said so.
+    async fn commit(this: Arc<Self>) -> Result<(), StoreError> {
+        let mut transaction = Arc::try_unwrap(this)
+            .map_err(|_| StoreError::Statement("the transaction is still in use at its commit".into()))?;
+        transaction.client()?.batch_execute("COMMIT").await?;
+        drop(transaction.connection.take());
+        Ok(())
+    }
+
+    /// Rolls back; where that fails, the connection is closed, which does the same.
+    async fn rollback(this: Arc<Self>) {
+        let Ok(mut transaction) = Arc::try_unwrap(this) else { return };
+        let Ok(client) = transaction.client() else { return };
+        if client.batch_execute("ROLLBACK").await.is_ok() {
+            drop(transaction.connection.take());
+        }
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            // Out of the pool: dropping the client closes its connection.
+            drop(Object::take(connection));
+        }
     }
 }

@@ -1,10 +1,10 @@
 //! The failure half of dead letters, written in the transaction that decides the failure.
 
 use chrono::{DateTime, Utc};
-use deadpool_postgres::Transaction;
 use switchyard_common::contract::ids::TaskId;
 use switchyard_common::failure::Failure;
 
+use super::db::Transaction;
 use super::error::StoreError;
 use super::save::int;
 
@@ -66,7 +66,7 @@ ON CONFLICT (letter_key) DO UPDATE SET
 
 /// Records failures of attempts.
 pub(crate) async fn record_attempts(
-    transaction: &Transaction<'_>,
+    transaction: &Transaction,
     letters: &[AttemptLetter],
 ) -> Result<(), StoreError> {
     // One statement may not touch a key twice: later ones of the same key go in a further statement.
@@ -81,10 +81,7 @@ pub(crate) async fn record_attempts(
     Ok(())
 }
 
-async fn record_distinct(
-    transaction: &Transaction<'_>,
-    letters: &[&AttemptLetter],
-) -> Result<(), StoreError> {
+async fn record_distinct(transaction: &Transaction, letters: &[&AttemptLetter]) -> Result<(), StoreError> {
     let failures: Vec<serde_json::Value> = letters
         .iter()
         .map(|letter| serde_json::to_value(&letter.failure))

@@ -9,10 +9,12 @@ pub mod error;
 pub mod letters;
 pub mod migrate;
 pub mod notify;
+pub mod pass;
+pub mod route;
 mod rows;
 mod save;
 mod steps;
 
 pub use apply::{Applied, Applier, Named, apply};
-pub use db::{Db, DbConfig};
+pub use db::{Db, DbConfig, Transaction};
 pub use error::StoreError;

@@ -1,10 +1,10 @@
 //! The outbox of notifications: written with the change that it tells, published after the commit, in order per task.
 
 use chrono::{DateTime, Utc};
-use deadpool_postgres::Transaction;
 use switchyard_common::contract::notification::Notification;
 use switchyard_common::task::{Status, Task};
 
+use super::db::Transaction;
 use super::error::StoreError;
 
 /// Whether upstream is told of a change to `status` (protocol H, notifications).
@@ -28,7 +28,7 @@ pub fn event_type(status: Status) -> String {
 
 /// Writes one notification per task.
 pub(crate) async fn record(
-    transaction: &Transaction<'_>,
+    transaction: &Transaction,
     told: &[&Task],
     now: DateTime<Utc>,
 ) -> Result<(), StoreError> {

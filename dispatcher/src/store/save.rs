@@ -1,7 +1,6 @@
 //! Writing changed tasks and attempts: columns of state only (incident 48), one statement per table, fenced (incident 55).
 
 use chrono::{DateTime, TimeDelta, Utc};
-use deadpool_postgres::Transaction;
 use std::collections::BTreeMap;
 
 use switchyard_common::contract::ids::WorkspaceId;
@@ -9,6 +8,7 @@ use switchyard_common::task::{Attempt, Place, Task};
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
+use super::db::Transaction;
 use super::error::StoreError;
 
 /// A task before and after; the fence compares what was loaded.
@@ -49,10 +49,7 @@ WHERE t.task_id = u.task_id AND t.version = u.version_before AND t.status = u.st
     AND t.attempts = u.attempts_before AND t.lease_token IS NOT DISTINCT FROM u.lease_before";
 
 /// Writes tasks. Every one must match its fence.
-pub(crate) async fn tasks(
-    transaction: &Transaction<'_>,
-    changed: &[ChangedTask<'_>],
-) -> Result<(), StoreError> {
+pub(crate) async fn tasks(transaction: &Transaction, changed: &[ChangedTask<'_>]) -> Result<(), StoreError> {
     if changed.is_empty() {
         return Ok(());
     }
@@ -125,7 +122,7 @@ LEFT JOIN agents g ON g.pool_id = u.pool_id AND g.agent_id = u.agent_id";
 
 /// Inserts new attempts, stamped with this replica as their publisher (protocol B1: `publish_no` is 1 before the first publish).
 pub(crate) async fn new_attempts(
-    transaction: &Transaction<'_>,
+    transaction: &Transaction,
     replica: Uuid,
     new: &[ChangedAttempt<'_>],
 ) -> Result<(), StoreError> {
@@ -172,7 +169,7 @@ WHERE a.task_id = u.task_id AND a.attempt = u.attempt AND a.ended_at IS NULL";
 
 /// Writes attempts that were open when loaded.
 pub(crate) async fn attempts(
-    transaction: &Transaction<'_>,
+    transaction: &Transaction,
     changed: &[ChangedAttempt<'_>],
 ) -> Result<(), StoreError> {
     if changed.is_empty() {
@@ -198,7 +195,7 @@ pub(crate) async fn attempts(
 
 /// Raises the positions of workspaces that were taken.
 pub(crate) async fn positions(
-    transaction: &Transaction<'_>,
+    transaction: &Transaction,
     places: &BTreeMap<WorkspaceId, Place>,
 ) -> Result<(), StoreError> {
     if places.is_empty() {

@@ -1,0 +1,12 @@
+//! A scheduling pass: lock the pool, load a snapshot, plan (pure), assign in the same transaction, hand over to route.
+//!
+//! [`once`] is one pass; [`run`] keeps one ticker per pool; [`wake`] is how everything else asks for a pass; [`narrate`] writes
+//! the log lines that operators rely on.
+
+mod narrate;
+pub mod once;
+pub mod run;
+pub mod wake;
+
+pub use once::{PassEnd, PassReport, run_once};
+pub use wake::Wake;

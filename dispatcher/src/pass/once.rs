@@ -1,0 +1,139 @@
+//! One pass over one pool.
+
+use std::collections::HashMap;
+
+use switchyard_common::contract::assignment::AttemptKey;
+use switchyard_common::contract::ids::{AgentRef, LeaseToken, PoolId, TaskId};
+use switchyard_common::task::{AssignTo, Input};
+use uuid::Uuid;
+
+use super::narrate;
+use crate::schedule::{Detail, Placement, Plan, Snapshot, classes_with_capacity, plan};
+use crate::store::{Applied, Applier, Db, Named, StoreError, Transaction, pass};
+
+/// How a pass ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PassEnd {
+    /// The snapshot was planned, and what could be placed was.
+    Done,
+    /// Another replica has the pool's lock: its pass may have begun before the wake-up, so this one must come back (protocol E3).
+    Busy,
+}
+
+/// What a pass did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PassReport {
+    /// How it ended.
+    pub end: PassEnd,
+    /// Committed assignments, to be published now.
+    pub assigned: Vec<AttemptKey>,
+    /// Candidates were cut at a limit: there may be more to place at once.
+    pub more: bool,
+}
+
+/// Runs one pass. Begin and end are logged as an unconditional pair: the absence of "begins" is itself a diagnosis.
+pub async fn run_once(db: &Db, pool: &PoolId) -> Result<PassReport, StoreError> {
+    narrate::begins(pool);
+    let result =
+        db.transaction(|transaction| async move { in_transaction(db, &transaction, pool).await }).await;
+    match &result {
+        Ok(outcome) => narrate::ends(pool, outcome),
+        Err(error) => narrate::fails(pool, error),
+    }
+    result.map(Outcome::into_report)
+}
+
+/// A pass with everything that its log lines tell.
+pub(super) struct Outcome {
+    pub(super) end: PassEnd,
+    pub(super) plan: Plan,
+    pub(super) assigned: Vec<(Placement, AttemptKey)>,
+    pub(super) refused: Vec<Applied>,
+    pub(super) agents: usize,
+    pub(super) more: bool,
+}
+
+impl Outcome {
+    fn busy() -> Self {
+        Self {
+            end: PassEnd::Busy,
+            plan: Plan::default(),
+            assigned: Vec::new(),
+            refused: Vec::new(),
+            agents: 0,
+            more: false,
+        }
+    }
+
+    fn into_report(self) -> PassReport {
+        PassReport {
+            end: self.end,
+            assigned: self.assigned.into_iter().map(|(_, key)| key).collect(),
+            more: self.more,
+        }
+    }
+}
+
+async fn in_transaction(db: &Db, transaction: &Transaction, pool: &PoolId) -> Result<Outcome, StoreError> {
+    let Some(view) = pass::lock_pool(transaction, pool).await? else {
+        return Ok(Outcome::busy());
+    };
+    let agents = pass::agents(transaction, pool).await?;
+    let classes = classes_with_capacity(&agents);
+    let candidates = pass::candidates(transaction, pool, &classes).await?;
+    let found = candidates.len();
+    let snapshot = Snapshot { pool: view, agents, candidates };
+    let plan = plan(&snapshot, Detail::ExclusiveOnly);
+    let served = plan.served_rank();
+    let (assigned, refused) = assign(db, transaction, pool, &plan).await?;
+    if let Some(served) = served {
+        pass::advance_rank(transaction, pool, served).await?;
+    }
+    // A decision that the database refused leaves its place free: look again. So does a candidate limit that was reached in full.
+    let cut = classes.iter().any(|class| class.limit == crate::schedule::capacity::CANDIDATES_MAX_COUNT);
+    let more = !refused.is_empty() || (cut && found > 0 && !assigned.is_empty());
+    Ok(Outcome { end: PassEnd::Done, agents: snapshot.agents.len(), plan, assigned, refused, more })
+}
+
+/// Assigns what was planned. A decision that the database refuses is skipped and reported; it never fails the pass (protocol E4).
+async fn assign(
+    db: &Db,
+    transaction: &Transaction,
+    pool: &PoolId,
+    plan: &Plan,
+) -> Result<(Vec<(Placement, AttemptKey)>, Vec<Applied>), StoreError> {
+    if plan.placements.is_empty() {
+        return Ok((Vec::new(), Vec::new()));
+    }
+    let inputs: Vec<Named> = plan.placements.iter().map(|placement| named(pool, placement)).collect();
+    let mut applier = Applier::load(db, transaction, &inputs).await?;
+    let by_task: HashMap<&TaskId, &Placement> =
+        plan.placements.iter().map(|placement| (&placement.task_id, placement)).collect();
+    let mut assigned = Vec::with_capacity(inputs.len());
+    let mut refused = Vec::new();
+    for input in &inputs {
+        let applied = applier.decide(input);
+        let key = applied.after().and_then(|subject| {
+            Some(AttemptKey { task_id: subject.task.id.clone(), attempt: subject.attempt.as_ref()?.number })
+        });
+        match (key, by_task.get(&input.task_id)) {
+            (Some(key), Some(placement)) => assigned.push(((*placement).clone(), key)),
+            (Some(_) | None, _) => refused.push(applied),
+        }
+    }
+    applier.finish().await?;
+    Ok((assigned, refused))
+}
+
+fn named(pool: &PoolId, placement: &Placement) -> Named {
+    Named {
+        task_id: placement.task_id.clone(),
+        attempt: None,
+        input: Input::Assign(AssignTo {
+            agent: AgentRef { pool: pool.clone(), agent: placement.agent.clone() },
+            pod: placement.pod.clone(),
+            session: placement.session,
+            lease: LeaseToken(Uuid::new_v4()),
+        }),
+    }
+}

@@ -1,0 +1,107 @@
+//! One ticker per pool: a pass when woken, and one every [`PERIOD`] all the same, because a lost wake-up must never strand a task.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use switchyard_common::contract::ids::PoolId;
+use switchyard_common::guard::spawn_guarded;
+use switchyard_common::shutdown::Shutdown;
+use tokio::sync::{Notify, mpsc};
+
+use super::once::{PassEnd, PassReport, run_once};
+use super::wake::Wake;
+use crate::store::{Db, pass};
+use switchyard_common::contract::assignment::AttemptKey;
+
+/// Longest time between two passes over a pool.
+pub const PERIOD: Duration = Duration::from_secs(1);
+/// Wait before coming back when another replica has the pool's lock.
+const BUSY_WAIT: Duration = Duration::from_millis(5);
+/// Wait after a pass that failed.
+const FAILED_WAIT: Duration = Duration::from_millis(500);
+
+/// Where committed assignments go: bounded, so that passes wait when routing cannot keep up.
+pub type ToRoute = mpsc::Sender<Vec<AttemptKey>>;
+
+/// Keeps a ticker for every pool until shutdown. A ticker that panics is started anew.
+pub async fn run(db: Db, wake: Wake, to_route: ToRoute, shutdown: Shutdown) {
+    let mut started: BTreeSet<PoolId> = BTreeSet::new();
+    while !shutdown.is_requested() {
+        match pass::pools(&db).await {
+            Ok(pools) => pools.iter().for_each(|pool| drop(wake.handle(pool))),
+            Err(error) => {
+                tracing::warn!(%error, "the pools cannot be read; passes go on over those that are known")
+            }
+        }
+        for pool in wake.known() {
+            if started.insert(pool.clone()) {
+                start(&db, &wake, &to_route, &shutdown, pool);
+            }
+        }
+        tokio::select! {
+            () = wake.new_pool() => {}
+            () = tokio::time::sleep(PERIOD) => {}
+            () = shutdown.requested() => {}
+        }
+    }
+}
+
+fn start(db: &Db, wake: &Wake, to_route: &ToRoute, shutdown: &Shutdown, pool: PoolId) {
+    let ticker = Ticker {
+        db: db.clone(),
+        woken: wake.handle(&pool),
+        to_route: to_route.clone(),
+        shutdown: shutdown.clone(),
+        pool,
+    };
+    let name = format!("pass-{}", ticker.pool);
+    // A panic inside a pass ends this task with a log line and a count; the guard below it starts the next pass.
+    drop(spawn_guarded(name, async move { ticker.run().await }));
+}
+
+struct Ticker {
+    db: Db,
+    woken: Arc<Notify>,
+    to_route: ToRoute,
+    shutdown: Shutdown,
+    pool: PoolId,
+}
+
+impl Ticker {
+    async fn run(self) {
+        while !self.shutdown.is_requested() {
+            tokio::select! {
+                () = self.woken.notified() => {}
+                () = tokio::time::sleep(PERIOD) => {}
+                () = self.shutdown.requested() => return,
+            }
+            let pass = switchyard_common::guard::catch_panic(run_once(&self.db, &self.pool)).await;
+            match pass {
+                Ok(Ok(report)) => self.after(report).await,
+                Ok(Err(_)) => self.come_back(FAILED_WAIT).await,
+                Err(panic) => {
+                    tracing::error!(pool = %self.pool, %panic, "a pass panicked; the next one begins soon");
+                    self.come_back(FAILED_WAIT).await;
+                }
+            }
+        }
+    }
+
+    async fn after(&self, report: PassReport) {
+        if !report.assigned.is_empty() && self.to_route.send(report.assigned).await.is_err() {
+            tracing::error!(pool = %self.pool, "routing has ended; another replica will publish what was assigned");
+        }
+        match report.end {
+            PassEnd::Busy => self.come_back(BUSY_WAIT).await,
+            PassEnd::Done if report.more => self.woken.notify_one(),
+            PassEnd::Done => {}
+        }
+    }
+
+    /// Keeps the wake-up for a pass that begins later.
+    async fn come_back(&self, wait: Duration) {
+        self.shutdown.sleep(wait).await;
+        self.woken.notify_one();
+    }
+}

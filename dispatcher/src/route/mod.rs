@@ -1,0 +1,10 @@
+//! Route: each committed assignment goes to its agent's queue, mandatory and confirmed.
+//!
+//! [`decide`] says what a publish's outcome means (pure); [`message`] turns an assignment into what travels; [`run`] publishes,
+//! re-sends, takes over from dead replicas, and records confirms.
+
+pub mod decide;
+pub mod message;
+pub mod run;
+
+pub use decide::{Delivery, Next, after_publish, resend_delay};

@@ -1,0 +1,274 @@
+//! Publishing: from committed assignments to confirmed ones.
+
+use std::time::Duration;
+
+use futures::stream::{FuturesUnordered, StreamExt};
+use switchyard_common::broker::{PublishOutcome, Publisher};
+use switchyard_common::contract::assignment::{Assignment, AttemptKey};
+use switchyard_common::contract::topology::Namespace;
+use switchyard_common::shutdown::Shutdown;
+use switchyard_common::task::Input;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::decide::{CONFIRM_RECORD_AFTER, Delivery, Next, REPLICA_STALE_AFTER, after_publish};
+use super::message::messages;
+use crate::pass::Wake;
+use crate::store::route::{Dispatch, Resend, claim_resends, dispatches, orphaned, record_confirms};
+use crate::store::{self, Db, Named};
+
+/// Batches of assignments that are published at the same time.
+const BATCHES_IN_FLIGHT_MAX: usize = 32;
+/// How often confirms are recorded and orphans looked for.
+const TICK: Duration = Duration::from_millis(250);
+/// Wait before a batch is read again when the database is away.
+const STORE_WAIT: Duration = Duration::from_millis(500);
+
+/// What routing needs.
+#[derive(Clone)]
+pub struct Router {
+    /// The store.
+    pub db: Db,
+    /// Names on the broker.
+    pub namespace: Namespace,
+    /// Confirmed publishing.
+    pub publisher: Publisher,
+    /// Asks for passes.
+    pub wake: Wake,
+}
+
+/// An attempt to publish, and how often this replica has published it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Job {
+    key: AttemptKey,
+    tries: u32,
+}
+
+/// What came of a batch: what is to be published again, and when; what was confirmed.
+#[derive(Debug, Default)]
+struct BatchEnd {
+    resends: Vec<(Instant, Resend, u32)>,
+    confirmed: Vec<AttemptKey>,
+}
+
+impl Router {
+    /// Publishes what passes hand over, until shutdown is requested and everything handed over is settled with the broker.
+    pub async fn run(self, mut handed_over: mpsc::Receiver<Vec<AttemptKey>>, shutdown: Shutdown) {
+        let mut in_flight = FuturesUnordered::new();
+        let mut waiting: Vec<(Instant, Resend, u32)> = Vec::new();
+        let mut confirmed: Vec<(Instant, AttemptKey)> = Vec::new();
+        let mut ticker = tokio::time::interval(TICK);
+        ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let has_room = in_flight.len() < BATCHES_IN_FLIGHT_MAX;
+            tokio::select! {
+                batch = handed_over.recv(), if has_room => match batch {
+                    Some(keys) => {
+                        let jobs = keys.into_iter().map(|key| Job { key, tries: 1 }).collect();
+                        in_flight.push(self.publish(jobs));
+                    }
+                    // Passes have ended. What is in flight is finished; what waits for a repeat is left to other replicas.
+                    None => break,
+                },
+                Some(end) = in_flight.next(), if !in_flight.is_empty() => {
+                    let at = Instant::now();
+                    waiting.extend(end.resends);
+                    confirmed.extend(end.confirmed.into_iter().map(|key| (at, key)));
+                }
+                _ = ticker.tick() => {
+                    let due = self.due(&mut waiting).await;
+                    if !due.is_empty() {
+                        in_flight.push(self.publish(due));
+                    }
+                    self.record(&mut confirmed, CONFIRM_RECORD_AFTER).await;
+                }
+                () = shutdown.immediate() => return,
+            }
+        }
+        while let Some(end) = in_flight.next().await {
+            confirmed.extend(end.confirmed.into_iter().map(|key| (Instant::now(), key)));
+        }
+        self.record(&mut confirmed, Duration::ZERO).await;
+    }
+
+    /// Repeats whose time has come, and publishes of replicas that are gone. `publish_no` is raised before anything is sent.
+    async fn due(&self, waiting: &mut Vec<(Instant, Resend, u32)>) -> Vec<Job> {
+        let now = Instant::now();
+        let (mut due, later): (Vec<_>, Vec<_>) =
+            std::mem::take(waiting).into_iter().partition(|(at, ..)| *at <= now);
+        *waiting = later;
+        match orphaned(&self.db, REPLICA_STALE_AFTER).await {
+            Ok(orphans) => {
+                if !orphans.is_empty() {
+                    tracing::warn!(
+                        count = orphans.len(),
+                        "publishes of a replica that is gone are taken over"
+                    );
+                    metrics::counter!("switchyard_publishes_taken_over_total")
+                        .increment(orphans.len() as u64);
+                }
+                due.extend(orphans.into_iter().map(|resend| (now, resend, 0)));
+            }
+            Err(error) => tracing::warn!(%error, "orphaned publishes cannot be looked for"),
+        }
+        if due.is_empty() {
+            return Vec::new();
+        }
+        let resends: Vec<Resend> = due.iter().map(|(_, resend, _)| resend.clone()).collect();
+        match claim_resends(&self.db, &resends).await {
+            Ok(open) => {
+                let tries = |key: &AttemptKey| {
+                    due.iter().find(|(_, resend, _)| resend.key == *key).map_or(1, |(_, _, tries)| tries + 1)
+                };
+                open.into_iter().map(|key| Job { tries: tries(&key), key }).collect()
+            }
+            Err(error) => {
+                tracing::warn!(%error, "repeated publishes cannot be claimed; they are tried again");
+                waiting.extend(due.into_iter().map(|(_, resend, tries)| (now + STORE_WAIT, resend, tries)));
+                Vec::new()
+            }
+        }
+    }
+
+    /// Publishes one batch and says what follows for each of it.
+    async fn publish(&self, jobs: Vec<Job>) -> BatchEnd {
+        let keys: Vec<AttemptKey> = jobs.iter().map(|job| job.key.clone()).collect();
+        let dispatches = self.read(&keys).await;
+        let mut outgoing = Vec::new();
+        let mut spans: Vec<(Assignment, u32, usize)> = Vec::with_capacity(dispatches.len());
+        for dispatch in dispatches {
+            let assignment = dispatch.assignment.clone();
+            let tries = jobs.iter().find(|job| job.key == assignment.key()).map_or(1, |job| job.tries);
+            match messages(&self.namespace, dispatch) {
+                Ok(messages) => {
+                    spans.push((assignment, tries, messages.len()));
+                    outgoing.extend(messages);
+                }
+                Err(error) => {
+                    tracing::error!(task_id = %assignment.task_id, attempt = assignment.attempt, %error, "assignment cannot be sent");
+                    spans.push((assignment, tries, 0));
+                }
+            }
+        }
+        let mut outcomes = self.publisher.publish_pipelined(outgoing).await.into_iter();
+        let mut end = BatchEnd::default();
+        let mut returned = Vec::new();
+        for (assignment, tries, count) in spans {
+            let mut deliveries: Vec<Delivery> = outcomes.by_ref().take(count).map(|o| delivery(&o)).collect();
+            let own = deliveries.pop().unwrap_or(Delivery::Unknown);
+            let next = after_publish(own, &deliveries, tries, rand::random());
+            narrate(&assignment, tries, own, next);
+            match next {
+                Next::Confirmed => end.confirmed.push(assignment.key()),
+                Next::TellReturned => returned.push(assignment),
+                Next::Resend { after } => end.resends.push((
+                    Instant::now() + after,
+                    Resend { key: assignment.key(), publish_no: assignment.publish_no },
+                    tries,
+                )),
+            }
+        }
+        self.tell_returned(&returned).await;
+        end
+    }
+
+    /// Reads contents until the database answers: the assignments are committed, so they must go out, here or from another replica.
+    async fn read(&self, keys: &[AttemptKey]) -> Vec<Dispatch> {
+        loop {
+            match dispatches(&self.db, keys).await {
+                Ok(dispatches) => return dispatches,
+                Err(error) if error.is_transient() => {
+                    tracing::warn!(%error, "assignments cannot be read; trying again");
+                    tokio::time::sleep(STORE_WAIT).await;
+                }
+                Err(error) => {
+                    tracing::error!(%error, count = keys.len(), "assignments cannot be read");
+                    return Vec::new();
+                }
+            }
+        }
+    }
+
+    /// The agent's queue is gone: undo the assignment, or revoke it where another copy may have arrived (protocol B3).
+    async fn tell_returned(&self, returned: &[Assignment]) {
+        if returned.is_empty() {
+            return;
+        }
+        let inputs: Vec<Named> = returned
+            .iter()
+            .map(|assignment| Named {
+                task_id: assignment.task_id.clone(),
+                attempt: Some(assignment.attempt),
+                input: Input::Returned { publish_no: assignment.publish_no },
+            })
+            .collect();
+        loop {
+            match store::apply(&self.db, &inputs).await {
+                Ok(_) => break,
+                Err(error) if error.is_transient() => tokio::time::sleep(STORE_WAIT).await,
+                Err(error) => {
+                    tracing::error!(%error, "returned assignments cannot be undone; the sweep for unlisted attempts will");
+                    break;
+                }
+            }
+        }
+        for assignment in returned {
+            self.wake.pool(&assignment.pool);
+        }
+    }
+
+    async fn record(&self, confirmed: &mut Vec<(Instant, AttemptKey)>, older_than: Duration) {
+        let now = Instant::now();
+        let ripe = confirmed.partition_point(|(at, _)| now.duration_since(*at) >= older_than);
+        if ripe == 0 {
+            return;
+        }
+        let keys: Vec<AttemptKey> = confirmed.iter().take(ripe).map(|(_, key)| key.clone()).collect();
+        match record_confirms(&self.db, &keys).await {
+            Ok(_) => drop(confirmed.drain(..ripe)),
+            Err(error) if bounded(confirmed) => tracing::warn!(%error, "confirms cannot be recorded yet"),
+            Err(error) => {
+                tracing::warn!(%error, dropped = ripe, "confirms cannot be recorded and are dropped; copies may be sent again");
+                confirmed.drain(..ripe);
+            }
+        }
+    }
+}
+
+/// Most confirms that wait for the database, in attempts; beyond, they are dropped, which costs a copy that agents ignore.
+const CONFIRMS_WAITING_MAX_COUNT: usize = 100_000;
+
+const fn bounded(confirmed: &[(Instant, AttemptKey)]) -> bool {
+    confirmed.len() < CONFIRMS_WAITING_MAX_COUNT
+}
+
+const fn delivery(outcome: &PublishOutcome) -> Delivery {
+    match outcome {
+        PublishOutcome::Acked => Delivery::Acked,
+        PublishOutcome::Returned { .. } => Delivery::Returned,
+        PublishOutcome::Nacked => Delivery::Nacked,
+        PublishOutcome::Lost(_) => Delivery::Unknown,
+    }
+}
+
+fn narrate(assignment: &Assignment, tries: u32, own: Delivery, next: Next) {
+    let (task_id, workspace_id) = (&assignment.task_id, &assignment.workspace_id);
+    match next {
+        Next::Confirmed if assignment.exclusive => {
+            tracing::info!(%task_id, %workspace_id, attempt = assignment.attempt,
+            agent = %assignment.agent, action = %assignment.step, "assignment published and confirmed")
+        }
+        Next::Confirmed => {
+            tracing::debug!(%task_id, %workspace_id, attempt = assignment.attempt, agent = %assignment.agent,
+            action = %assignment.step, "assignment published and confirmed")
+        }
+        Next::TellReturned => {
+            tracing::warn!(%task_id, %workspace_id, attempt = assignment.attempt, agent = %assignment.agent,
+            publish_no = assignment.publish_no, "assignment returned: the agent's queue is gone")
+        }
+        Next::Resend { after } => {
+            tracing::warn!(%task_id, %workspace_id, attempt = assignment.attempt, agent = %assignment.agent,
+            tries, ?own, after_ms = after.as_millis(), "assignment not confirmed; it will be published again")
+        }
+    }
+}

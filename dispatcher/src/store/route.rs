@@ -1,0 +1,200 @@
+//! What routing reads and writes: the content of an assignment, its publishes and confirms (protocol B1, B2).
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use switchyard_common::contract::artifact::{ArtifactPart, Manifest};
+use switchyard_common::contract::assignment::{AssignedApproval, Assignment, AttemptKey, InputPart};
+use switchyard_common::contract::ids::{LeaseToken, SessionId};
+use switchyard_common::task::Step;
+use tokio_postgres::Row;
+
+use super::db::Db;
+use super::error::StoreError;
+use super::rows::{count, parsed};
+use super::save::int;
+
+/// An assignment with the parts that travel ahead of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dispatch {
+    /// Parts of its inputs, in order.
+    pub parts: Vec<InputPart>,
+    /// The assignment.
+    pub assignment: Assignment,
+}
+
+const CONTENT: &str = "SELECT a.task_id, a.attempt, a.step AS attempt_step, a.lease_token, a.session, a.pool_id, a.agent_id, a.publish_no, \
+        a.run_timeout_ms, t.workspace_id, t.kind, t.exclusive, t.steps::text AS steps, t.payload, t.traceparent, \
+        t.approved_by, t.approved_at, t.approved_digest, t.artifact_attempt, m.manifest, f.epoch \
+    FROM unnest($1::text[], $2::integer[]) u(task_id, attempt) \
+    JOIN attempts a ON a.task_id = u.task_id AND a.attempt = u.attempt AND a.ended_at IS NULL \
+    JOIN tasks t ON t.task_id = a.task_id \
+    LEFT JOIN artifacts m ON m.task_id = t.task_id AND m.attempt = t.artifact_attempt AND a.step > 0 \
+    CROSS JOIN fence f";
+
+/// Reads the content of open attempts. Ended ones are left out: nothing is sent for them any more.
+pub async fn dispatches(db: &Db, keys: &[AttemptKey]) -> Result<Vec<Dispatch>, StoreError> {
+    let connection = db.connection().await?;
+    let statement = connection.prepare_cached(CONTENT).await?;
+    let (ids, numbers) = split_keys(keys);
+    let rows = connection.query(&statement, &[&ids, &numbers]).await?;
+    let mut dispatches = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let assignment = assignment(db, row)?;
+        let parts = match row.get::<_, Option<i32>>("artifact_attempt") {
+            Some(source) if !assignment.inputs.0.is_empty() => {
+                input_parts(&connection, &assignment, source).await?
+            }
+            Some(_) | None => Vec::new(),
+        };
+        dispatches.push(Dispatch { parts, assignment });
+    }
+    Ok(dispatches)
+}
+
+fn assignment(db: &Db, row: &Row) -> Result<Assignment, StoreError> {
+    let steps = db.steps.read(row.get("steps"))?;
+    let index = parsed("attempts.step", usize::try_from(row.get::<_, i16>("attempt_step")))?;
+    let step: &Step = steps
+        .get(index)
+        .ok_or_else(|| StoreError::Unreadable(format!("attempts.step: {index} is outside the steps")))?;
+    let manifest: Option<Value> = row.get("manifest");
+    Ok(Assignment {
+        epoch: row.get("epoch"),
+        task_id: parsed("task_id", row.get::<_, &str>("task_id").parse())?,
+        attempt: count("attempt", row.get("attempt"))?,
+        lease: LeaseToken(row.get("lease_token")),
+        session: SessionId(row.get("session")),
+        pool: parsed("pool_id", row.get::<_, &str>("pool_id").parse())?,
+        agent: parsed("agent_id", row.get::<_, &str>("agent_id").parse())?,
+        workspace_id: parsed("workspace_id", row.get::<_, &str>("workspace_id").parse())?,
+        kind: parsed("kind", row.get::<_, &str>("kind").parse())?,
+        step: step.name.clone(),
+        handler: step.handler.clone(),
+        exclusive: row.get("exclusive"),
+        repeatable: step.repeatable,
+        run_timeout_ms: parsed("run_timeout_ms", u64::try_from(row.get::<_, i64>("run_timeout_ms")))?,
+        parameters: step.parameters.clone(),
+        payload: row.get("payload"),
+        approval: if step.approval { Some(approval(row)?) } else { None },
+        inputs: match manifest {
+            Some(manifest) => parsed("manifest", serde_json::from_value::<Manifest>(manifest))?,
+            None => Manifest::default(),
+        },
+        publish_no: count("publish_no", row.get("publish_no"))?,
+        traceparent: row.get("traceparent"),
+    })
+}
+
+/// A gated step without its approval record cannot become a message (incident 20).
+fn approval(row: &Row) -> Result<AssignedApproval, StoreError> {
+    let (Some(approved_by), Some(approved_at), Some(digest)) = (
+        row.get::<_, Option<String>>("approved_by"),
+        row.get::<_, Option<DateTime<Utc>>>("approved_at"),
+        row.get::<_, Option<&str>>("approved_digest"),
+    ) else {
+        return Err(StoreError::Unreadable(
+            "tasks.approved_by: a gated step was assigned without an approval".into(),
+        ));
+    };
+    Ok(AssignedApproval { approved_by, approved_at, digest: parsed("approved_digest", digest.parse())? })
+}
+
+async fn input_parts(
+    connection: &deadpool_postgres::Object,
+    assignment: &Assignment,
+    source: i32,
+) -> Result<Vec<InputPart>, StoreError> {
+    const SQL: &str = "SELECT name, part, bytes FROM artifact_parts WHERE task_id = $1 AND attempt = $2 ORDER BY name, part";
+    let statement = connection.prepare_cached(SQL).await?;
+    let rows = connection.query(&statement, &[&assignment.task_id.as_str(), &source]).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(InputPart {
+                key: assignment.key(),
+                session: assignment.session,
+                part: ArtifactPart {
+                    name: row.get("name"),
+                    part: count("part", row.get("part"))?,
+                    bytes: row.get("bytes"),
+                },
+            })
+        })
+        .collect()
+}
+
+/// A publish that is about to be repeated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resend {
+    /// The attempt.
+    pub key: AttemptKey,
+    /// The number of the publish that is given up; the fence of the claim.
+    pub publish_no: u32,
+}
+
+/// Claims attempts for another publish by this replica: `publish_no` grows before anything is sent, so that a late return of an
+/// earlier copy can never undo an assignment that somebody may have (protocol B1, B3). Returns those that are still open.
+pub async fn claim_resends(db: &Db, resends: &[Resend]) -> Result<Vec<AttemptKey>, StoreError> {
+    const SQL: &str = "UPDATE attempts a SET publish_no = a.publish_no + 1, published_by = $4, published_at = now() \
+        FROM (SELECT x.task_id, x.attempt FROM attempts x \
+              JOIN unnest($1::text[], $2::integer[], $3::integer[]) u(task_id, attempt, publish_no) \
+                ON x.task_id = u.task_id AND x.attempt = u.attempt AND x.publish_no = u.publish_no \
+              WHERE x.ended_at IS NULL AND x.confirmed_at IS NULL ORDER BY x.task_id, x.attempt FOR NO KEY UPDATE OF x) c \
+        WHERE a.task_id = c.task_id AND a.attempt = c.attempt AND a.ended_at IS NULL RETURNING a.task_id, a.attempt";
+    let connection = db.connection().await?;
+    let statement = connection.prepare_cached(SQL).await?;
+    let ids: Vec<&str> = resends.iter().map(|resend| resend.key.task_id.as_str()).collect();
+    let numbers: Vec<i32> = resends.iter().map(|resend| int(resend.key.attempt)).collect();
+    let publishes: Vec<i32> = resends.iter().map(|resend| int(resend.publish_no)).collect();
+    let rows = connection.query(&statement, &[&ids, &numbers, &publishes, &db.replica]).await?;
+    rows.iter().map(attempt_key).collect()
+}
+
+/// Most orphaned publishes that one sweep takes over, in attempts.
+const TAKE_OVER_MAX_COUNT: i64 = 500;
+
+/// Finds open, unconfirmed attempts whose publisher's own heartbeat row is stale: only then may another replica send them again
+/// (protocol B2).
+pub async fn orphaned(db: &Db, stale_after: Duration) -> Result<Vec<Resend>, StoreError> {
+    const SQL: &str = "SELECT a.task_id, a.attempt, a.publish_no FROM attempts a \
+        WHERE a.ended_at IS NULL AND a.confirmed_at IS NULL AND a.published_by <> $1 \
+          AND a.published_at < now() - $2::double precision * interval '1 second' \
+          AND NOT EXISTS (SELECT 1 FROM replicas r WHERE r.replica_id = a.published_by \
+              AND r.heartbeat_at > now() - $2::double precision * interval '1 second') \
+        ORDER BY a.published_at LIMIT $3";
+    let connection = db.connection().await?;
+    let statement = connection.prepare_cached(SQL).await?;
+    let rows = connection
+        .query(&statement, &[&db.replica, &stale_after.as_secs_f64(), &TAKE_OVER_MAX_COUNT])
+        .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Resend { key: attempt_key(row)?, publish_no: count("publish_no", row.get("publish_no"))? })
+        })
+        .collect()
+}
+
+/// Records confirms of attempts that are still open; most have ended by then, and cost nothing (protocol B2).
+pub async fn record_confirms(db: &Db, keys: &[AttemptKey]) -> Result<u64, StoreError> {
+    const SQL: &str = "UPDATE attempts a SET confirmed_at = now() \
+        FROM (SELECT x.task_id, x.attempt FROM attempts x JOIN unnest($1::text[], $2::integer[]) u(task_id, attempt) \
+                ON x.task_id = u.task_id AND x.attempt = u.attempt \
+              WHERE x.ended_at IS NULL AND x.confirmed_at IS NULL ORDER BY x.task_id, x.attempt FOR NO KEY UPDATE OF x) c \
+        WHERE a.task_id = c.task_id AND a.attempt = c.attempt";
+    let connection = db.connection().await?;
+    let statement = connection.prepare_cached(SQL).await?;
+    let (ids, numbers) = split_keys(keys);
+    Ok(connection.execute(&statement, &[&ids, &numbers]).await?)
+}
+
+fn split_keys(keys: &[AttemptKey]) -> (Vec<&str>, Vec<i32>) {
+    keys.iter().map(|key| (key.task_id.as_str(), int(key.attempt))).unzip()
+}
+
+fn attempt_key(row: &Row) -> Result<AttemptKey, StoreError> {
+    Ok(AttemptKey {
+        task_id: parsed("task_id", row.get::<_, &str>("task_id").parse())?,
+        attempt: count("attempt", row.get("attempt"))?,
+    })
+}
