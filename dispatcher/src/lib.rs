@@ -3,6 +3,8 @@
 //! Follow a task through the folders in this order: `intake` -> `schedule` (pure) -> `pass` -> `route` -> `settle` ->
 //! `dead_letters`; `presence` watches the agents, `sweep` the clock; [`store`] holds every SQL statement.
 
+pub mod config;
+pub mod context;
 pub mod pass;
 pub mod route;
 pub mod schedule;

@@ -1,0 +1,33 @@
+//! What every part of a serving dispatcher shares. Cheap to clone.
+
+use std::sync::Arc;
+
+use switchyard_common::broker::{ConsumeConnection, Publisher};
+use switchyard_common::contract::topology::Namespace;
+use switchyard_common::task::Kinds;
+use uuid::Uuid;
+
+use crate::config::Config;
+use crate::pass::Wake;
+use crate::store::Db;
+
+/// Shared by intake, pass, route, settle, presence, dead letters, notify, sweep.
+#[derive(Clone)]
+pub struct Context {
+    /// The store.
+    pub db: Db,
+    /// Names on the broker.
+    pub namespace: Namespace,
+    /// Confirmed publishing, on a connection of its own.
+    pub publisher: Publisher,
+    /// Consuming, on another connection.
+    pub consumers: ConsumeConnection,
+    /// Asks for scheduling passes.
+    pub wake: Wake,
+    /// The kinds of tasks that are known.
+    pub kinds: Arc<Kinds>,
+    /// Everything that is configured.
+    pub config: Arc<Config>,
+    /// This process, new at every start.
+    pub replica: Uuid,
+}
