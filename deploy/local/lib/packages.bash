@@ -33,13 +33,18 @@ ensure_packages() {
 # Installs without letting the packages start their own system-wide services, and leaves those disabled: nobody asked for them.
 install_packages() {
     command -v apt-get >/dev/null || die "missing: $*. This machine has no apt-get: install RabbitMQ >= 3.10 and PostgreSQL >= 14 yourself, or set SWITCHYARD_AMQP_URL and SWITCHYARD_DATABASE_URL"
-    local root=()
+    local root=() log
     if [ "$(id -u)" -ne 0 ]; then
         command -v sudo >/dev/null || die "missing: $*, and there is no sudo. As root: apt-get install $*"
         root=(sudo)
     fi
-    say "installing the Debian packages: $*"
-    "${root[@]}" bash -s -- "$@" >&2 < <(installer) || die "could not install: $*. As root: apt-get update && apt-get install $*"
+    say "installing the Debian packages: $* (under a minute as a rule)"
+    log=$(mktemp)
+    if ! "${root[@]}" bash -s -- "$@" >"$log" 2>&1 < <(installer); then
+        tail -n "$LOG_TAIL_LINES" "$log" >&2
+        die "could not install: $*. Everything apt-get said is in $log. By hand, as root: apt-get update && apt-get install $*"
+    fi
+    rm -f "$log"
 }
 
 # The program that install_packages runs as root. It stands alone because sudo sees nothing of this script.
