@@ -105,6 +105,7 @@ pub(crate) async fn stream_logs(
         masker,
         tail: Mutex::default(),
         lost: AtomicU64::new(0),
+        untold: AtomicU64::new(0),
         full: AtomicBool::new(false),
     };
     let read = async {
@@ -136,8 +137,10 @@ struct Intake<'a> {
     queue: mpsc::Sender<Queued>,
     masker: &'a Masker,
     tail: Mutex<VecDeque<String>>,
-    /// Lines dropped and not yet said.
+    /// Lines dropped.
     lost: AtomicU64,
+    /// Those of them that no line in the log has told yet.
+    untold: AtomicU64,
     /// The queue was full for as long as we wait, and no line has got in since.
     full: AtomicBool,
 }
@@ -148,9 +151,10 @@ impl Intake<'_> {
         self.remember(text.clone());
         let Some(place) = self.place().await else {
             self.lost.fetch_add(1, Ordering::Relaxed);
+            self.untold.fetch_add(1, Ordering::Relaxed);
             return;
         };
-        let lost_before = self.lost.swap(0, Ordering::Relaxed);
+        let lost_before = self.untold.swap(0, Ordering::Relaxed);
         place.send(Queued { lost_before, at: Utc::now(), stream, text });
     }
 

@@ -20,11 +20,13 @@ use tokio::sync::{mpsc, watch};
 
 /// Everything that one test needs; the directories go with it.
 pub(crate) struct Fixture {
-    pub(crate) dir: TempDir,
+    _dir: Option<TempDir>,
+    out: PathBuf,
     pub(crate) root: WorkRoot,
     pub(crate) spec: ProgramSpec,
     pub(crate) task: ProgramTask,
     pub(crate) agent_env: BTreeMap<OsString, OsString>,
+    pub(crate) supervisor: PathBuf,
     pub(crate) logs: Arc<Recorder>,
     pub(crate) dead_by: Option<watch::Receiver<BootTime>>,
     stop: watch::Sender<Option<StopRequest>>,
@@ -34,18 +36,26 @@ impl Fixture {
     /// A handler that is `sh -c SCRIPT`, with `$OUT` naming a directory that outlives the run.
     pub(crate) fn script(script: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (root, left) = WorkRoot::open(&dir.path().join("work")).unwrap();
+        std::fs::create_dir(dir.path().join("out")).unwrap();
+        let fixture = Self::script_in(dir.path(), script);
+        Self { _dir: Some(dir), ..fixture }
+    }
+
+    /// The same in a directory of the caller, which has an `out` in it.
+    pub(crate) fn script_in(dir: &Path, script: &str) -> Self {
+        let (root, left) = WorkRoot::open(&dir.join("work")).unwrap();
         assert_eq!(left, Vec::<String>::new());
-        let out = dir.path().join("out");
-        std::fs::create_dir(&out).unwrap();
+        let out = dir.join("out");
         let mut spec = spec(&["sh", "-c", script]);
         spec.env.insert("OUT".into(), out.to_str().unwrap().into());
         Self {
-            dir,
+            _dir: None,
+            out,
             root,
             spec,
             task: task(),
             agent_env: BTreeMap::new(),
+            supervisor: PathBuf::from(env!("CARGO_BIN_EXE_worker-agent")),
             logs: Arc::new(Recorder::new()),
             dead_by: None,
             stop: watch::Sender::new(None),
@@ -53,7 +63,7 @@ impl Fixture {
     }
 
     pub(crate) fn out(&self, name: &str) -> PathBuf {
-        self.dir.path().join("out").join(name)
+        self.out.join(name)
     }
 
     pub(crate) fn stop(&self, request: StopRequest) {
@@ -61,17 +71,14 @@ impl Fixture {
     }
 
     pub(crate) async fn run(&self) -> ProgramResult {
-        self.run_with(Arc::clone(&self.logs) as Arc<dyn LogSink>).await
-    }
-
-    pub(crate) async fn run_with(&self, logs: Arc<dyn LogSink>) -> ProgramResult {
+        let logs = Arc::clone(&self.logs) as Arc<dyn LogSink>;
         let controls = Controls { stop: self.stop.subscribe(), dead_by: self.dead_by.clone(), logs };
         run_program(&self.runner(), &self.spec, self.task.clone(), controls).await
     }
 
-    pub(crate) fn runner(&self) -> Runner {
+    fn runner(&self) -> Runner {
         Runner {
-            supervisor: PathBuf::from(env!("CARGO_BIN_EXE_worker-agent")),
+            supervisor: self.supervisor.clone(),
             agent_env: Arc::new(self.agent_env.clone()),
             ..Runner::new(&self.root)
         }
@@ -152,10 +159,4 @@ impl LogSink for Recorder {
         self.lines.lock().unwrap().push(line);
         Ok(())
     }
-}
-
-/// Whether a process is there and has not ended.
-pub(crate) fn alive(pid: &str) -> bool {
-    let stat = std::fs::read_to_string(Path::new("/proc").join(pid).join("stat"));
-    stat.is_ok_and(|stat| !stat.rsplit(')').next().unwrap().trim_start().starts_with('Z'))
 }

@@ -1,4 +1,16 @@
 //! Real programs (`sh`) under the real supervisor: how runs end, what they leave, and that nothing survives them.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "all of this is tests; clippy exempts only the test functions themselves"
+)]
 
+mod agent_lost;
 mod ends;
 mod fixture;
+mod leftovers;
+mod stop;
+mod surroundings;
+mod survivors;
+mod witness;
