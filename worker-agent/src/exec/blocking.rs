@@ -1,24 +1,15 @@
-//! Work on files off the runtime's own threads, and futures whose panics must not go further.
+//! Work on files, off the runtime's own threads.
 
-use std::future::Future;
-use std::panic::AssertUnwindSafe;
+use switchyard_common::guard::{TaskEnd, spawn_blocking_guarded};
 
-use futures::FutureExt as _;
-
-/// Runs `work` where blocking harms nobody. A panic in it is an error here, never silence.
+/// Runs `work` where blocking harms nobody. A panic in it is an error here, never silence. `name` is a metric label.
 pub(super) async fn blocking<T: Send + 'static>(
     name: &'static str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, String> {
-    #[expect(clippy::disallowed_methods, reason = "the panic is caught by the join right below")]
-    let task = tokio::task::spawn_blocking(work);
-    task.await.map_err(|error| format!("{name}: {error}"))
-}
-
-/// Runs `future`; a panic in it is an error that carries its message.
-pub(super) async fn caught<T>(future: impl Future<Output = T>) -> Result<T, String> {
-    AssertUnwindSafe(future).catch_unwind().await.map_err(|panic| {
-        let text = panic.downcast_ref::<String>().cloned();
-        text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
-    })
+    match spawn_blocking_guarded(name, work).await {
+        TaskEnd::Finished(value) => Ok(value),
+        TaskEnd::Panicked(capture) => Err(capture.to_string()),
+        TaskEnd::Aborted => Err(format!("{name} was aborted: the runtime is ending")),
+    }
 }

@@ -18,11 +18,11 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use switchyard_common::contract::limits::{LOG_LINE_MAX_CHARS, LOG_TAIL_MAX_LINES};
 use switchyard_common::failure::bound;
+use switchyard_common::guard::{PanicCapture, catch_panic};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::blocking::caught;
 use super::limits::{
     LINE_READ_MAX_BYTES, LOG_DRAIN_MAX_MS, LOG_QUEUE_MAX_LINES, LOG_STALL_MAX_MS, LOG_TAIL_MAX_BYTES,
     PIPE_CHUNK_BYTES, PIPE_CLOSE_MAX_MS,
@@ -110,8 +110,8 @@ pub(crate) async fn stream_logs(
     };
     let read = async {
         let (out, err) = tokio::join!(
-            caught(read_pipe(stdout, LogStream::Stdout, &intake, gone)),
-            caught(read_pipe(stderr, LogStream::Stderr, &intake, gone)),
+            catch_panic(read_pipe(stdout, LogStream::Stdout, &intake, gone)),
+            catch_panic(read_pipe(stderr, LogStream::Stderr, &intake, gone)),
         );
         let lost = intake.lost.load(Ordering::Relaxed);
         // The queue ends when its last sender is dropped.
@@ -124,7 +124,7 @@ pub(crate) async fn stream_logs(
     LogEnd { lines, tail, fault: (!faults.is_empty()).then(|| faults.join("; ")) }
 }
 
-fn flat(ended: Result<Result<(), String>, String>) -> Option<String> {
+fn flat(ended: Result<Result<(), String>, Box<PanicCapture>>) -> Option<String> {
     match ended {
         Ok(Ok(())) => None,
         Ok(Err(fault)) => Some(fault),
@@ -251,7 +251,7 @@ async fn feed(
     tokio::pin!(overdue);
     let in_time = tokio::select! {
         biased;
-        () = feeder.run(&mut queue) => true,
+        () = feeder.run_guarded(&mut queue) => true,
         () = &mut overdue => false,
     };
     if !in_time {
@@ -275,6 +275,13 @@ struct Feeder<'a> {
 }
 
 impl Feeder<'_> {
+    /// A sink that panics is a sink that refuses.
+    async fn run_guarded(&mut self, queue: &mut mpsc::Receiver<Queued>) {
+        while let Err(panic) = catch_panic(self.run(queue)).await {
+            self.fail(format!("the log sink panicked: {panic}"));
+        }
+    }
+
     async fn run(&mut self, queue: &mut mpsc::Receiver<Queued>) {
         while let Some(line) = queue.recv().await {
             if line.lost_before > 0 {
@@ -294,10 +301,9 @@ impl Feeder<'_> {
             return;
         }
         let line = LogLine { sequence: self.lines + 1, at, stream, text };
-        match caught(self.sink.accept(line)).await {
-            Ok(Ok(())) => self.lines += 1,
-            Ok(Err(error)) => self.fail(error.to_string()),
-            Err(panic) => self.fail(format!("the log sink panicked: {panic}")),
+        match self.sink.accept(line).await {
+            Ok(()) => self.lines += 1,
+            Err(error) => self.fail(error.to_string()),
         }
     }
 

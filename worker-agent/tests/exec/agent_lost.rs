@@ -20,11 +20,13 @@ const LIMIT: Duration = Duration::from_millis(1_500);
 /// For a busy machine.
 const SLACK: Duration = Duration::from_secs(5);
 
-/// The program: a child that ignores TERM, a daemon in its own session, and itself.
+/// The program: a child that ignores TERM, a daemon in its own session, and itself, which alone holds a second FIFO.
 const FAMILY: &str = r#"
 sh -c 'trap "" TERM; echo child >&9; while :; do sleep 1; done' &
 setsid sh -c 'trap "" TERM; sh -c "echo daemon >&9; while :; do sleep 1; done" & exit' &
-while :; do sleep 1; done
+exec 8>"$OUT/program"
+echo itself >&8
+while :; do sleep 1 8>&-; done
 "#;
 
 /// Not a test: the agent process of the tests below, which never ends by itself.
@@ -53,6 +55,8 @@ async fn stand_in_agent() {
 struct Agent {
     process: Child,
     witness: Witness,
+    /// Held by the program alone.
+    program: Witness,
     dir: tempfile::TempDir,
 }
 
@@ -62,6 +66,7 @@ impl Agent {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("out")).unwrap();
         let mut witness = Witness::new(&dir.path().join("out"));
+        let mut program = Witness::named(&dir.path().join("out"), "program");
         let mut command = Command::new(std::env::current_exe().unwrap());
         command
             .args(["--exact", "agent_lost::stand_in_agent", "--ignored", "--nocapture"])
@@ -70,8 +75,8 @@ impl Agent {
             command.env(EXCLUSIVE, "1");
         }
         let process = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
-        let _family = [witness.line(), witness.line()];
-        Self { process, witness, dir }
+        let _family = [witness.line(), witness.line(), program.line()];
+        Self { process, witness, program, dir }
     }
 
     fn signal(&self, signal: Signal) {
@@ -118,17 +123,19 @@ fn stopping_the_agent_does_not_end_any_other_program() {
 #[test]
 fn killing_agent_and_supervisor_at_once_ends_the_program_and_the_next_start_ends_the_rest() {
     let mut agent = Agent::start(false);
-    for supervisor in children_of(agent.process.id()) {
-        agent.signal(Signal::SIGSTOP);
-        kill(Pid::from_raw(supervisor), Signal::SIGKILL).unwrap();
-    }
+    // Stopped first, so that it cannot notice the loss and clean up.
+    agent.signal(Signal::SIGSTOP);
+    let supervisors = children_of(agent.process.id());
+    assert_eq!(supervisors.len(), 1);
+    kill(Pid::from_raw(supervisors[0]), Signal::SIGKILL).unwrap();
+    assert!(agent.program.all_gone_within(SLACK), "the kernel ends the program with its supervisor");
     agent.process.kill().unwrap();
     agent.process.wait().unwrap();
     let (_root, left) = WorkRoot::open(&agent.dir.path().join("work")).unwrap();
     assert_eq!(left, Vec::<String>::new());
     assert!(agent.witness.all_gone_within(Duration::from_millis(200)));
-    let dirs = std::fs::read_dir(agent.dir.path().join("work")).unwrap();
-    assert_eq!(dirs.filter(|entry| entry.as_ref().unwrap().path().is_dir()).count(), 0);
+    let entries = std::fs::read_dir(agent.dir.path().join("work")).unwrap();
+    assert_eq!(entries.filter(|entry| entry.as_ref().unwrap().path().is_dir()).count(), 0);
 }
 
 fn children_of(pid: u32) -> Vec<i32> {

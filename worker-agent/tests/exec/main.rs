@@ -2,7 +2,6 @@
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
-    clippy::panic,
     reason = "all of this is tests; clippy exempts only the test functions themselves"
 )]
 

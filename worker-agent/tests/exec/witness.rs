@@ -24,7 +24,12 @@ pub(crate) struct Witness {
 impl Witness {
     /// Makes the FIFO in `out`, the directory that scripts know as `$OUT`.
     pub(crate) fn new(out: &Path) -> Self {
-        let path = out.join("witness");
+        Self::named(out, "witness")
+    }
+
+    /// The same with another name than the one in [`HOLD`].
+    pub(crate) fn named(out: &Path, name: &str) -> Self {
+        let path = out.join(name);
         mkfifo(&path, Mode::S_IRWXU).unwrap();
         let fifo = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path).unwrap();
         Self { fifo, unread: Vec::new() }
@@ -38,7 +43,10 @@ impl Witness {
                 let line: Vec<u8> = self.unread.drain(..=end).collect();
                 return String::from_utf8(line).unwrap().trim_end().to_owned();
             }
-            assert!(matches!(self.next(until), Next::Bytes), "no line in time, or everything ended before it");
+            assert!(
+                matches!(self.next(until), Next::Bytes),
+                "no line in time, or everything ended before it"
+            );
         }
     }
 
