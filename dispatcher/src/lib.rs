@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod context;
+pub mod intake;
 pub mod pass;
 pub mod route;
 pub mod schedule;

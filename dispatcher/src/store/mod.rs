@@ -6,6 +6,7 @@
 pub mod apply;
 pub mod db;
 pub mod error;
+pub mod intake;
 pub mod letters;
 pub mod migrate;
 pub mod notify;

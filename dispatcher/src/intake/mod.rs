@@ -1,0 +1,5 @@
+//! Intake: events in, stored commands and answers out.
+//!
+//! [`command`] is what an event asks for once it is admitted.
+
+pub mod command;

@@ -1,0 +1,114 @@
+//! Storing admitted events: one batch, one transaction, in order.
+//!
+//! [`remember`] tells copies from new events; [`workspaces`] registers and locks; [`submit`] inserts tasks; [`ask`] carries out
+//! approvals, discards and cancels through the transition function.
+
+mod ask;
+mod remember;
+mod submit;
+mod workspaces;
+
+use std::collections::BTreeSet;
+
+use switchyard_common::contract::ids::PoolId;
+
+use super::db::{Db, Transaction};
+use super::error::StoreError;
+use crate::intake::command::{Admitted, Command, EventKey, Verdict};
+
+/// What a batch of events has done.
+#[derive(Debug, Default)]
+pub struct Stored {
+    /// One verdict per event, in order.
+    pub verdicts: Vec<Verdict>,
+    /// Pools in which there may be something to schedule.
+    pub pools: BTreeSet<PoolId>,
+}
+
+/// Rules of intake that are configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IntakeRules {
+    /// A pool that nobody has registered may come into being.
+    pub allow_new_pools: bool,
+}
+
+/// Stores `events` in one transaction. After it, the caller acks and answers.
+pub async fn store(db: &Db, events: &[Admitted], rules: IntakeRules) -> Result<Stored, StoreError> {
+    if events.is_empty() {
+        return Ok(Stored::default());
+    }
+    db.transaction(
+        |transaction| async move { Batch::new(db, &transaction, events, rules).await?.run().await },
+    )
+    .await
+}
+
+/// A batch in the middle of its transaction.
+struct Batch<'a> {
+    db: &'a Db,
+    transaction: &'a Transaction,
+    events: &'a [Admitted],
+    rules: IntakeRules,
+    now: chrono::DateTime<chrono::Utc>,
+    verdicts: Vec<Option<Verdict>>,
+    /// Events that are answered from an earlier copy: not remembered again.
+    copies: BTreeSet<EventKey>,
+    pools: BTreeSet<PoolId>,
+}
+
+impl<'a> Batch<'a> {
+    async fn new(
+        db: &'a Db,
+        transaction: &'a Transaction,
+        events: &'a [Admitted],
+        rules: IntakeRules,
+    ) -> Result<Self, StoreError> {
+        let now = transaction.query_one("SELECT now()", &[]).await?.get(0);
+        let verdicts = vec![None; events.len()];
+        Ok(Self {
+            db,
+            transaction,
+            events,
+            rules,
+            now,
+            verdicts,
+            copies: BTreeSet::new(),
+            pools: BTreeSet::new(),
+        })
+    }
+
+    /// Copies are answered first; what is left is carried out in order, submissions that follow each other together.
+    async fn run(mut self) -> Result<Stored, StoreError> {
+        self.answer_copies().await?;
+        let mut run: Vec<usize> = Vec::new();
+        for index in 0..self.events.len() {
+            if self.verdicts[index].is_some() {
+                continue;
+            }
+            match &self.events[index].command {
+                Command::Submit(_) => run.push(index),
+                Command::Register(_) | Command::Approve(_) | Command::Discard(_) | Command::Cancel(_) => {
+                    self.submit(&std::mem::take(&mut run)).await?;
+                    let verdict = self.carry_out(index).await?;
+                    self.verdicts[index] = Some(verdict);
+                }
+            }
+        }
+        self.submit(&run).await?;
+        self.remember().await?;
+        let verdicts = self.verdicts.into_iter().flatten().collect();
+        Ok(Stored { verdicts, pools: self.pools })
+    }
+
+    async fn carry_out(&mut self, index: usize) -> Result<Verdict, StoreError> {
+        let event = &self.events[index];
+        match &event.command {
+            Command::Register(registered) => self.register(event, registered).await,
+            Command::Approve(approved) => self.approve(event, approved).await,
+            Command::Discard(discarded) => self.discard(event, discarded).await,
+            Command::Cancel(cancel) => self.cancel(event, cancel).await,
+            // Submissions go through `submit`, together.
+            Command::Submit(_) => Err(StoreError::Statement("a submission was carried out alone".into())),
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Accepted events are remembered by source and id; a copy gets the same answer again (protocol H). Rejected ones are not.
+
+use std::collections::HashMap;
+
+use switchyard_common::contract::answer::Accepted;
+use switchyard_common::failure::FailureKind;
+
+use super::Batch;
+use crate::intake::command::{EventKey, Rejection, Verdict};
+use crate::store::StoreError;
+use crate::store::rows::parsed;
+
+const FIND: &str = "SELECT e.source, e.event_id, e.body_hash, e.answer FROM events e \
+    JOIN unnest($1::text[], $2::text[]) u(source, event_id) ON e.source = u.source AND e.event_id = u.event_id";
+
+const INSERT: &str = "INSERT INTO events (source, event_id, event_type, body_hash, task_id, answer) \
+    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::jsonb[]) \
+    ON CONFLICT (source, event_id) DO NOTHING";
+
+/// What is known of an event with the same key.
+struct Known {
+    body_hash: Vec<u8>,
+    answer: Option<Accepted>,
+}
+
+impl Batch<'_> {
+    /// Gives copies of stored events their answer, and refuses ids that were used for another body.
+    pub(super) async fn answer_copies(&mut self) -> Result<(), StoreError> {
+        let mut known = self.stored().await?;
+        for (index, event) in self.events.iter().enumerate() {
+            match known.get(&event.key) {
+                Some(earlier) if earlier.body_hash != event.body_hash.as_bytes() => {
+                    self.verdicts[index] = Some(Verdict::Rejected(conflict(&event.key)));
+                }
+                Some(Known { answer: Some(answer), .. }) => {
+                    metrics::counter!("switchyard_event_copies_total").increment(1);
+                    self.copies.insert(event.key.clone());
+                    self.verdicts[index] = Some(Verdict::Accepted(answer.clone()));
+                }
+                // A copy inside one batch: the whole batch is too soon for it; it is answered on its own.
+                Some(Known { answer: None, .. }) => {
+                    self.verdicts[index] = Some(Verdict::Hold(conflict(&event.key)));
+                }
+                None => {
+                    let first = Known { body_hash: event.body_hash.as_bytes().to_vec(), answer: None };
+                    known.insert(event.key.clone(), first);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn stored(&self) -> Result<HashMap<EventKey, Known>, StoreError> {
+        let statement = self.transaction.prepare_cached(FIND).await?;
+        let sources: Vec<&str> = self.events.iter().map(|event| event.key.source.as_str()).collect();
+        let ids: Vec<&str> = self.events.iter().map(|event| event.key.id.as_str()).collect();
+        let mut known = HashMap::new();
+        for row in self.transaction.query(&statement, &[&sources, &ids]).await? {
+            let key = EventKey { source: row.get("source"), id: row.get("event_id") };
+            let answer = parsed("events.answer", serde_json::from_value(row.get("answer")))?;
+            known.insert(key, Known { body_hash: row.get("body_hash"), answer: Some(answer) });
+        }
+        Ok(known)
+    }
+
+    /// Writes what was accepted. Another replica may have stored a copy meanwhile: then the batch is repeated and finds it.
+    pub(super) async fn remember(&self) -> Result<(), StoreError> {
+        let mut accepted: Vec<_> = self
+            .events
+            .iter()
+            .zip(&self.verdicts)
+            .filter_map(|(event, verdict)| match verdict {
+                Some(Verdict::Accepted(answer)) => Some((event, answer)),
+                Some(Verdict::Rejected(_) | Verdict::Hold(_)) | None => None,
+            })
+            .collect();
+        accepted.retain(|(event, _)| !self.copies.contains(&event.key));
+        accepted.sort_by(|(a, _), (b, _)| a.key.cmp(&b.key));
+        if accepted.is_empty() {
+            return Ok(());
+        }
+        let sources: Vec<&str> = accepted.iter().map(|(event, _)| event.key.source.as_str()).collect();
+        let ids: Vec<&str> = accepted.iter().map(|(event, _)| event.key.id.as_str()).collect();
+        let types: Vec<&str> = accepted.iter().map(|(event, _)| event.event_type).collect();
+        let hashes: Vec<&[u8]> =
+            accepted.iter().map(|(event, _)| event.body_hash.as_bytes().as_slice()).collect();
+        let tasks: Vec<Option<&str>> =
+            accepted.iter().map(|(_, answer)| answer.task_id.as_ref().map(|id| id.as_str())).collect();
+        let answers: Vec<serde_json::Value> = parsed(
+            "events.answer",
+            accepted.iter().map(|(_, answer)| serde_json::to_value(answer)).collect::<Result<_, _>>(),
+        )?;
+        let statement = self.transaction.prepare_cached(INSERT).await?;
+        let written = self
+            .transaction
+            .execute(&statement, &[&sources, &ids, &types, &hashes, &tasks, &answers])
+            .await?;
+        if written == accepted.len() as u64 {
+            return Ok(());
+        }
+        Err(StoreError::Contention("another replica stored a copy of an event of this batch".into()))
+    }
+}
+
+fn conflict(key: &EventKey) -> Rejection {
+    Rejection::new(
+        FailureKind::IdConflict,
+        format!("event {} of {} was accepted before with another body", key.id, key.source),
+        "publish a changed event under a new id",
+    )
+}
