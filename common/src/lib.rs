@@ -7,6 +7,7 @@
 //! - [`config`]: typed configuration and secrets
 //! - [`guard`]: spawning of tasks and threads, capture of panics, supervision
 //! - [`shutdown`], [`retry`]: how things stop, and how they try again
+//! - [`telemetry`]: logs, metrics, trace context
 //! - [`text`]: bounds on text from outside
 
 pub mod broker;
@@ -17,4 +18,5 @@ pub mod guard;
 pub mod retry;
 pub mod shutdown;
 pub mod task;
+pub mod telemetry;
 pub mod text;

@@ -208,8 +208,11 @@ impl ConsumerStream {
             return None;
         }
         loop {
-            match self.events.try_recv().ok()? {
-                event if event.is_void() => {}
+            let event = self.events.try_recv().ok()?;
+            if event.is_void() {
+                continue;
+            }
+            match event {
                 ConsumerEvent::Delivery(incoming) => return Some(*incoming),
                 event @ (ConsumerEvent::Ready { .. } | ConsumerEvent::Lost { .. }) => {
                     self.peeked = Some(event);
