@@ -1,0 +1,9 @@
+//! What tests share.
+//!
+//! - [`database`]: a database of its own for each test, on the server of `SWITCHYARD_DATABASE_URL`
+//! - [`seed`]: pools, workspaces, agents and tasks put into it without a broker
+
+#[expect(clippy::expect_used, clippy::panic, reason = "a harness fails its test by panicking")]
+pub mod database;
+#[expect(clippy::expect_used, clippy::panic, reason = "a harness fails its test by panicking")]
+pub mod seed;
