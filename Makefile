@@ -1,0 +1,54 @@
+# What one does with this repository. `make` alone lists it.
+# Recipes are one line each on purpose: what needs more is a script that can be read, checked and run without make.
+
+SERVICES := deploy/local/services
+
+.DEFAULT_GOAL := help
+.PHONY: help up down status env logs reset run demo build test lint mutants toolchain
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: toolchain ## see it work: events, agents, an approval, failures and what they leave behind (under 10 minutes at first)
+	@deploy/demo/run
+
+up: ## start the private RabbitMQ and PostgreSQL of this checkout
+	@$(SERVICES) up
+
+down: ## stop them; the data stays
+	@$(SERVICES) down
+
+status: ## what runs, where, and whether one can log in
+	@$(SERVICES) status
+
+env: ## print the export lines of the running services: eval "$(make -s env)"
+	@$(SERVICES) env
+
+logs: ## the last lines of the broker's and the database's log
+	@$(SERVICES) logs
+
+reset: ## stop the services and delete their data
+	@$(SERVICES) reset
+
+run: toolchain ## a dispatcher and two agents to play with, until Ctrl-C; the services stay up
+	@deploy/local/run
+
+build: toolchain ## compile everything
+	@cargo build --locked --workspace --all-targets
+
+test: toolchain ## every test, against a real broker and database; takes them down again if they were down
+	@$(SERVICES) need ansible-playbook ansible-core
+	@cargo build --locked --workspace --all-targets
+	@$(SERVICES) with cargo test --locked --workspace
+
+lint: toolchain ## format, lints, dependencies, shell scripts
+	@cargo fmt --all --check
+	@cargo clippy --locked --workspace --all-targets -- -D warnings
+	@.ci/deny
+	@.ci/shell
+
+mutants: toolchain ## remove each guard of the protocol in turn: a simulation seed must fail for each
+	@tests/mutants/run
+
+toolchain:
+	@deploy/local/toolchain
