@@ -14,6 +14,7 @@ pub mod event;
 pub mod ids;
 pub mod limits;
 pub mod notification;
+pub mod parse;
 pub mod report;
 pub mod routing;
 pub mod topology;
