@@ -297,6 +297,13 @@ fn check_change(before: &Subject, after: &Subject, input: &Input) {
     let (old, new) = (&before.task, &after.task);
     assert_eq!(check_subject(after), Ok(()), "{input:?} on {before:?}");
     assert!(!old.status.is_terminal(), "{input:?} changed a task that had ended");
+    let unstarted = old.status == Status::Assigned && !old.current_step().repeatable;
+    if let (true, Input::Outcome { end, .. }) = (unstarted, input) {
+        assert!(
+            matches!(end, OutcomeEnd::NotStarted { .. }),
+            "{input:?} of a step that was never allowed to start"
+        );
+    }
     assert!(old.status.may_become(new.status), "{input:?}: {} -> {}", old.status, new.status);
     assert_eq!(new.version, old.version + 1);
     let given =

@@ -47,6 +47,7 @@ fn kinds() -> Vec<(bool, Vec<Step>)> {
         (true, vec![plan(), apply()]),
         (true, vec![plan(), apply(), step("verify", true, false)]),
         (false, vec![step("send", false, false), step("check", true, true)]),
+        (true, vec![plan(), apply(), step("clean-up", false, true)]),
         (true, vec![step("move", false, false), step("move-back", false, false)]),
     ]
 }

@@ -64,6 +64,24 @@ fn an_ungated_next_step_waits_for_an_agent_at_once() {
 }
 
 #[test]
+fn a_second_gate_needs_its_own_approval() {
+    let mut story = Story::of("plan_and_apply");
+    let mut steps = story.task().steps.to_vec();
+    let mut clean_up = steps[1].clone();
+    clean_up.name = crate::contract::ids::StepName::new("clean-up").unwrap();
+    steps.push(clean_up);
+    story.subject.task.steps = Arc::from(steps);
+    story.assign("worker-0");
+    story.report(succeeded(&[("plan", b"x")]));
+    story.feed(Input::Approve { by: "ann".into(), digest: None });
+    story.assign("worker-0");
+    story.ask(nonce(7));
+    story.report(succeeded(&[]));
+    assert_eq!((story.status(), story.task().step), (Status::AwaitingApproval, 2));
+    assert_eq!((&story.task().approval, story.task().step_started), (&None, false));
+}
+
+#[test]
 fn a_step_that_leaves_nothing_keeps_the_artifacts_of_the_one_before() {
     let mut story = Story::apply_running();
     let planned = story.task().artifact.clone();
