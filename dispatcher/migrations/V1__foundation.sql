@@ -318,8 +318,9 @@ CREATE INDEX task_notes_by_task ON task_notes (task_id, note_id);
 -- A failure joined with the broker's copy of the message: whichever comes first makes the row, the other completes it.
 CREATE TABLE dead_letters (
     letter_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    -- 'attempt:<task>#<n>', 'event:<source>#<id>' or 'message:<hash>': one record each (protocol D2).
+    -- 'attempt:<task>#<n>', 'task:<task>', 'event:<source>#<id>' or 'message:<hash>': one record each (protocol D2).
     letter_key text NOT NULL UNIQUE,
+    origin text NOT NULL CHECK (origin IN ('attempt', 'task', 'event', 'message')),
     task_id text,
     attempt integer,
     workspace_id text,
@@ -347,33 +348,46 @@ CREATE TABLE dead_letters (
     message_id text,
     x_death jsonb,
     headers jsonb,
-    -- The payload: as text where PostgreSQL takes it, else as bytes (protocol D5).
+    -- The payload, up to a limit: as text where PostgreSQL takes it, else as bytes (protocol D5). The size is that of the whole.
     payload text,
     payload_bytes bytea,
     payload_size bigint,
     timeline jsonb,
-    -- Later evidence, appended.
+    -- Later evidence, appended up to a limit; the count goes on.
     evidence jsonb NOT NULL DEFAULT '[]',
+    evidence_count integer NOT NULL DEFAULT 0,
     remark text,
     created_at timestamptz NOT NULL DEFAULT now(),
     -- Both halves are here, or the missing one was waited for long enough.
     completed_at timestamptz,
+    -- A replica is about to write the log line; taken over by another one when it does not say that it did.
+    log_claimed_at timestamptz,
     logged_at timestamptz,
     resolved_at timestamptz,
     resolution text CHECK (resolution IN ('replayed', 'discarded', 'task_succeeded')),
     resolved_by text,
     resolution_note text,
-    replay_task_id text,
+    -- The event of the newest replay, written before it is published, so that a repeated replay is the same event.
+    replay_event text,
     replay_event_id text,
-    CONSTRAINT resolution_is_whole CHECK ((resolved_at IS NULL) = (resolution IS NULL)),
-    CONSTRAINT complete_letters_say_why CHECK (completed_at IS NULL OR failure_kind IS NOT NULL)
+    replay_task_id text,
+    replays integer NOT NULL DEFAULT 0,
+    CONSTRAINT resolution_is_whole CHECK (
+        (resolved_at IS NULL) = (resolution IS NULL) AND (resolved_at IS NULL) = (resolved_by IS NULL)),
+    CONSTRAINT payload_has_one_form CHECK (payload IS NULL OR payload_bytes IS NULL),
+    CONSTRAINT failures_are_whole CHECK (
+        (failure_kind IS NULL) = (failure IS NULL) AND (failure_kind IS NULL) = (failed_at IS NULL)
+        AND (failure_kind IS NULL) = (fingerprint IS NULL)),
+    CONSTRAINT replay_is_whole CHECK ((replay_event IS NULL) = (replay_event_id IS NULL)),
+    CONSTRAINT complete_letters_say_why CHECK (completed_at IS NULL OR failure_kind IS NOT NULL),
+    CONSTRAINT only_complete_letters_are_logged CHECK (logged_at IS NULL OR completed_at IS NOT NULL)
 );
 CREATE INDEX dead_letters_incomplete ON dead_letters (created_at) WHERE completed_at IS NULL;
 CREATE INDEX dead_letters_unlogged ON dead_letters (completed_at) WHERE logged_at IS NULL AND completed_at IS NOT NULL;
 CREATE INDEX dead_letters_open ON dead_letters (letter_id) WHERE resolved_at IS NULL;
-CREATE INDEX dead_letters_by_task ON dead_letters (task_id);
+CREATE INDEX dead_letters_by_task ON dead_letters (task_id) WHERE task_id IS NOT NULL;
 CREATE INDEX dead_letters_by_fingerprint ON dead_letters (fingerprint, letter_id);
-CREATE INDEX dead_letters_resolved ON dead_letters (resolved_at) WHERE resolved_at IS NOT NULL;
+CREATE INDEX dead_letters_resolved ON dead_letters (resolved_at, letter_id) WHERE resolved_at IS NOT NULL;
 
 -- Dispatcher replicas: a fresh row means that the replica looks after what it published (protocol B2).
 CREATE TABLE replicas (
@@ -394,11 +408,21 @@ CREATE TABLE audit_log (
 );
 CREATE INDEX audit_log_by_age ON audit_log (at);
 
--- What upstream is told: written with the change, published in order after it, then deleted.
+-- What upstream is told: written with the change, published in order per task after it, then deleted.
 CREATE TABLE notifications (
     notification_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    -- The id of its CloudEvent: the same for every copy, and not drawn anew after a restore.
+    event_id uuid NOT NULL DEFAULT gen_random_uuid(),
     task_id text,
     event_type text NOT NULL,
     body jsonb NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now()
 );
+
+-- One row: the replica that publishes notifications now. A lease, because no lock is held across the network.
+CREATE TABLE notifier (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    replica_id uuid,
+    until timestamptz NOT NULL DEFAULT '-infinity'
+);
+INSERT INTO notifier DEFAULT VALUES;

@@ -5,8 +5,4 @@
 
 pub mod config;
 pub mod context;
-pub mod intake;
-pub mod pass;
-pub mod route;
-pub mod schedule;
-pub mod store;
+pub mod dead_letters;

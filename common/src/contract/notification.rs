@@ -23,6 +23,9 @@ pub struct Notification {
     /// Its status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<Status>,
+    /// The dead letter that is told of, for `dead-letters show`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub letter_id: Option<i64>,
     /// Number of the change in the task's life, so that a reader can order and drop copies.
     pub version: i64,
     /// When, by the database clock.

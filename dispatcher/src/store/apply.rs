@@ -239,7 +239,6 @@ impl<'a> Applier<'a> {
                     attempt: before.attempt.as_ref().map(|attempt| attempt.number),
                     failure: failure.clone(),
                     broker_copy: *broker_copy,
-                    at: self.now,
                 });
             }
         }
@@ -266,7 +265,20 @@ impl<'a> Applier<'a> {
         save::positions(self.transaction, &self.places).await?;
         save::new_attempts(self.transaction, self.db.replica, &self.of(&self.new_attempts)).await?;
         letters::record_attempts(self.transaction, &self.letters).await?;
+        letters::resolve_succeeded(self.transaction, &self.recovered()).await?;
         self.notify().await
+    }
+
+    /// Tasks that have just succeeded, and not at the first try of each step: they may have letters.
+    fn recovered(&self) -> Vec<&str> {
+        let succeeded = |task: &&Task| {
+            let retried = usize::try_from(task.attempts).is_ok_and(|attempts| attempts > task.step + 1);
+            let before = self.loaded.get(&task.id).map(|before| before.status);
+            task.status == Status::Succeeded
+                && (retried || before == Some(Status::Uncertain))
+                && before != Some(Status::Succeeded)
+        };
+        self.current.values().filter(succeeded).map(|task| task.id.as_str()).collect()
     }
 
     fn of(&self, keys: &BTreeSet<(TaskId, u32)>) -> Vec<ChangedAttempt<'_>> {

@@ -55,6 +55,7 @@ fn notification(task: &Task, now: DateTime<Utc>) -> Notification {
         workspace_id: Some(task.workspace.clone()),
         kind: Some(task.kind.clone()),
         status: Some(task.status),
+        letter_id: None,
         version: task.version,
         at: now,
         artifact_digest: task.artifact.as_ref().map(|artifact| artifact.digest.clone()),
