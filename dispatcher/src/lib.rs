@@ -6,3 +6,8 @@
 pub mod config;
 pub mod context;
 pub mod dead_letters;
+pub mod intake;
+pub mod pass;
+pub mod route;
+pub mod schedule;
+pub mod store;
