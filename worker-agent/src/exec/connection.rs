@@ -27,7 +27,9 @@ use super::task::{Controls, StopRequest};
 pub(crate) enum Verdict {
     /// It saw the end of everything.
     Ended(Ended),
-    /// The program was never executed.
+    /// The program was not executed, because there was a reason to stop it before it began.
+    NotStarted(StopCause),
+    /// The program could not be executed.
     StartFailed(String),
     /// It was killed, or gave no sign of life and we killed it: nobody saw the end.
     Lost {
@@ -135,6 +137,7 @@ impl Connection {
                 self.patience_until = patience(Duration::ZERO);
                 None
             }
+            Ok(Report::NotStarted { cause }) => Some(self.finished(Verdict::NotStarted(cause)).await),
             Ok(Report::StartFailed { message }) => Some(self.finished(Verdict::StartFailed(message)).await),
             Ok(Report::Ended(ended)) => Some(self.finished(Verdict::Ended(ended)).await),
             Err(error) => Some(self.lost(&format!("its report cannot be read: {error}")).await),

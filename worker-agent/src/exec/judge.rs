@@ -41,6 +41,10 @@ pub(crate) fn judge(spec: &ProgramSpec, verdict: Verdict) -> ProgramResult {
         Verdict::StartFailed(message) => {
             not_started(ProgramEnd::StartFailed(StartFailedBecause::Command), message)
         }
+        Verdict::NotStarted(cause) => {
+            let (end, why) = judge_stop(cause);
+            not_started(end, format!("{why}, before it began"))
+        }
         Verdict::Lost { how, session: _ } => {
             let message =
                 format!("the supervisor of the program was lost: {how}; nobody saw how the program ended");

@@ -49,7 +49,7 @@ pub struct InputArtifact {
     pub bytes: Vec<u8>,
 }
 
-/// Where and with what programs are run; one per agent process.
+/// Where and with what programs are run; one per agent process. Its [`WorkRoot`] must live as long: it holds the lock.
 #[derive(Debug, Clone)]
 pub struct Runner {
     /// The executable that has the `supervise` subcommand.

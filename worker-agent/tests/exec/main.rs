@@ -8,6 +8,7 @@
 mod agent_lost;
 mod ends;
 mod fixture;
+mod late_start;
 mod leftovers;
 mod stop;
 mod surroundings;

@@ -9,7 +9,7 @@ use switchyard_worker_agent::exec::logs::LogStream;
 use switchyard_worker_agent::exec::result::{ProgramEnd, StartFailedBecause};
 use switchyard_worker_agent::exec::task::InputArtifact;
 
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, spec};
 
 fn input(name: &str, bytes: &[u8]) -> InputArtifact {
     InputArtifact { name: name.into(), sha256: Sha256::digest(bytes).into(), bytes: bytes.to_vec() }
@@ -112,9 +112,13 @@ async fn no_descriptor_of_the_supervisor_is_inherited() {
 
 #[tokio::test]
 async fn signals_are_as_a_program_expects_them() {
-    let fixture = Fixture::script("grep -E '^Sig(Blk|Ign)' /proc/self/status");
+    let mut fixture = Fixture::script("");
+    // Not through a shell: that would repair the mask of blocked signals.
+    fixture.spec = spec(&["grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status"]);
     fixture.run().await;
-    for line in fixture.logs.texts(LogStream::Stdout) {
+    let seen = fixture.logs.texts(LogStream::Stdout);
+    assert_eq!(seen.len(), 2);
+    for line in seen {
         let mask = u64::from_str_radix(line.split_whitespace().last().unwrap(), 16).unwrap();
         // glibc ignores two real-time signals of its own in what it spawns.
         assert_eq!(mask & 0x7fff_ffff, 0, "{line}");

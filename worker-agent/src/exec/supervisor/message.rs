@@ -32,6 +32,11 @@ pub(crate) enum Report {
         /// Its process id, which is also its group's and its session's.
         pid: i32,
     },
+    /// The program was not executed, because there was a reason to stop it before it began. Nothing has run.
+    NotStarted {
+        /// Why.
+        cause: StopCause,
+    },
     /// The program could not be executed. Nothing has run.
     StartFailed {
         /// Names the command and the reason.

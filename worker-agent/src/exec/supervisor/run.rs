@@ -55,12 +55,19 @@ fn run(options: &RunOptions) -> io::Result<()> {
     let waker = Waker::new()?;
     set_child_subreaper(true)?;
     let now = BootTime::now()?;
-    let guard = Guard::new(
+    let mut guard = Guard::new(
         now,
         Duration::from_millis(options.kill_grace_ms),
         Duration::from_millis(options.run_timeout_ms),
         options.dead_by_boot_ms.map(BootTime::from_millis),
     );
+    // The agent decided to start some time ago: it may have been stopped, or have gone, in between.
+    hear_agent(&mut link, &mut guard)?;
+    guard.step(now);
+    if let Some(cause) = guard.stopped() {
+        link.send(&Report::NotStarted { cause });
+        return Ok(());
+    }
     let (program, launching) = match start(&options.command) {
         Ok(started) => started,
         Err(error) => {
@@ -91,6 +98,21 @@ fn start(command: &[OsString]) -> io::Result<(Child, PipeReader)> {
         .stdin(other_end)
         .spawn()?;
     Ok((program, launching))
+}
+
+fn hear_agent(link: &mut Link, guard: &mut Guard) -> io::Result<()> {
+    let now = BootTime::now()?;
+    let Some(requests) = link.receive()? else {
+        guard.kill(now, StopCause::AgentGone);
+        return Ok(());
+    };
+    for request in requests {
+        match request {
+            Request::Stop { cause } => guard.stop(now, cause),
+            Request::DeadBy { boot_ms } => guard.extend(BootTime::from_millis(boot_ms)),
+        }
+    }
+    Ok(())
 }
 
 struct Supervisor {
@@ -134,28 +156,13 @@ impl Supervisor {
         let (with_agent, with_launch) = (agent.is_some(), launching.is_some());
         let mut ready = self.waker.wait(until, &others)?.into_iter();
         if with_agent && ready.next().unwrap_or(false) {
-            self.hear_agent()?;
+            hear_agent(&mut self.link, &mut self.guard)?;
         }
         if with_launch && ready.next().unwrap_or(false) {
             self.hear_launch();
         }
         if self.waker.asked_to_end()? {
             self.guard.stop(BootTime::now()?, StopCause::SupervisorSignalled);
-        }
-        Ok(())
-    }
-
-    fn hear_agent(&mut self) -> io::Result<()> {
-        let now = BootTime::now()?;
-        let Some(requests) = self.link.receive()? else {
-            self.guard.kill(now, StopCause::AgentGone);
-            return Ok(());
-        };
-        for request in requests {
-            match request {
-                Request::Stop { cause } => self.guard.stop(now, cause),
-                Request::DeadBy { boot_ms } => self.guard.extend(BootTime::from_millis(boot_ms)),
-            }
         }
         Ok(())
     }
