@@ -3,6 +3,7 @@
 //! Follow a task through the folders in this order: `intake` -> `schedule` (pure) -> `pass` -> `route` -> `settle` ->
 //! `dead_letters`; `presence` watches the agents, `sweep` the clock; [`store`] holds every SQL statement.
 
+pub mod cli;
 pub mod config;
 pub mod context;
 pub mod dead_letters;
@@ -10,4 +11,5 @@ pub mod intake;
 pub mod pass;
 pub mod route;
 pub mod schedule;
+pub mod serve;
 pub mod store;

@@ -153,14 +153,14 @@ impl Acker {
 /// Acks many deliveries with as few frames as possible: one `multiple` ack for the oldest of each channel as far as
 /// nothing in between is still in somebody's hand, and single acks for the rest.
 pub async fn ack_all(ackers: Vec<Acker>) -> AckCounts {
-    let mut by_epoch: HashMap<*const Epoch, (Arc<Epoch>, BTreeSet<u64>)> = HashMap::new();
+    let mut by_epoch: HashMap<usize, (Arc<Epoch>, BTreeSet<u64>)> = HashMap::new();
     let mut counts = AckCounts::default();
     for acker in ackers {
         if acker.no_ack {
             counts.sent += 1;
             continue;
         }
-        let key = Arc::as_ptr(&acker.epoch);
+        let key = Arc::as_ptr(&acker.epoch).addr();
         by_epoch.entry(key).or_insert_with(|| (acker.epoch, BTreeSet::new())).1.insert(acker.tag);
     }
     for (epoch, tags) in by_epoch.into_values() {

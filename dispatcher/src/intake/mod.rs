@@ -1,5 +1,9 @@
 //! Intake: events in, stored commands and answers out.
 //!
-//! [`command`] is what an event asks for once it is admitted.
+//! [`admit`](mod@admit) decides what can be decided without a database (pure); [`command`] is what an event asks for then; [`run`] consumes,
+//! stores in batches, acks after the commit; [`answer`] tells the publisher.
 
+pub mod admit;
+pub mod answer;
 pub mod command;
+pub mod run;

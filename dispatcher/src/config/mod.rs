@@ -1,5 +1,7 @@
 //! What can be configured, with its defaults.
 
+mod load;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 

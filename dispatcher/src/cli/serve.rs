@@ -1,0 +1,15 @@
+//! `dispatcher serve`.
+
+use std::process::ExitCode;
+
+use switchyard_common::shutdown::Shutdown;
+
+use crate::config::Config;
+
+pub(super) async fn run() -> anyhow::Result<ExitCode> {
+    let config = Config::from_process()?;
+    let shutdown = Shutdown::new(config.drain_for);
+    shutdown.listen_for_signals()?;
+    crate::serve::serve(config, shutdown).await?;
+    Ok(ExitCode::SUCCESS)
+}

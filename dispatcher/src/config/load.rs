@@ -1,0 +1,192 @@
+//! Reading the configuration: environment first, then the TOML file that `SWITCHYARD_CONFIG` names; all errors at once.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Deserialize;
+use switchyard_common::config::{ByteSize, ConfigErrors, Loader, Secret, env_key, key, toml_key};
+use switchyard_common::contract::ids::KindName;
+use switchyard_common::contract::limits::{ARTIFACTS_TOTAL_MAX_BYTES, PRIORITY_MAX};
+use switchyard_common::contract::topology::Namespace;
+use switchyard_common::task::{Kind, Kinds, Step};
+
+use super::Config;
+
+/// Variables that agents read: they may stand in the same environment.
+const AGENT_VARIABLES: [&str; 12] = [
+    "SWITCHYARD_POOL",
+    "SWITCHYARD_AGENT_ID",
+    "SWITCHYARD_SLOTS",
+    "SWITCHYARD_CREDIT",
+    "SWITCHYARD_MAX_EXCLUSIVE",
+    "SWITCHYARD_HEARTBEAT",
+    "SWITCHYARD_WORK_DIR",
+    "SWITCHYARD_LOCAL_DIR",
+    "SWITCHYARD_SIM_SEED",
+    "SWITCHYARD_SIM_SEEDS",
+    "SWITCHYARD_ACTOR",
+    "SWITCHYARD_HANDLERS",
+];
+
+/// A kind as it is written in TOML: `[kinds.<name>]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KindTable {
+    exclusive: bool,
+    #[serde(default)]
+    auto_approve_allowed: bool,
+    #[serde(default)]
+    default_priority: u8,
+    steps: Vec<Step>,
+}
+
+impl Config {
+    /// Reads the configuration of this process.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn from_process() -> Result<Self, ConfigErrors> {
+        Self::read(Loader::from_process())
+    }
+
+    /// Reads the configuration that `loader` has.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn read(mut loader: Loader) -> Result<Self, ConfigErrors> {
+        loader.also_known(AGENT_VARIABLES);
+        let amqp_url = loader.required_secret(env_key("SWITCHYARD_AMQP_URL"));
+        let database_url = loader.required_secret(env_key("SWITCHYARD_DATABASE_URL"));
+        let defaults = Self::new(Secret::new(""), Secret::new(""));
+        let config = Self {
+            namespace: namespace(&mut loader),
+            http_listen: loader.value(key("http.listen", "SWITCHYARD_HTTP_LISTEN"), defaults.http_listen),
+            database_connections_max: loader.checked(
+                key("database.connections_max", "SWITCHYARD_DATABASE_CONNECTIONS_MAX"),
+                defaults.database_connections_max,
+                |count| if *count >= 4 { Ok(()) } else { Err("must be at least 4".to_owned()) },
+            ),
+            agent_lost_after: loader.checked(
+                key("agents.lost_after", "SWITCHYARD_AGENT_LOST_AFTER"),
+                defaults.agent_lost_after,
+                |after| {
+                    if *after >= Duration::from_secs(1) {
+                        Ok(())
+                    } else {
+                        Err("must be at least 1s".to_owned())
+                    }
+                },
+            ),
+            run_timeout_grace: loader.value(
+                key("agents.run_timeout_grace", "SWITCHYARD_RUN_TIMEOUT_GRACE"),
+                defaults.run_timeout_grace,
+            ),
+            allow_new_pools: loader
+                .value(key("intake.allow_new_pools", "SWITCHYARD_ALLOW_NEW_POOLS"), defaults.allow_new_pools),
+            hold_events_for: loader
+                .value(key("intake.hold_events_for", "SWITCHYARD_HOLD_EVENTS_FOR"), defaults.hold_events_for),
+            artifacts_total_max_bytes: artifacts_limit(&mut loader),
+            reply_to_prefix: loader.optional(key("intake.reply_to_prefix", "SWITCHYARD_REPLY_TO_PREFIX")),
+            keep_finished_for: loader
+                .value(key("retention.finished", "SWITCHYARD_KEEP_FINISHED_FOR"), defaults.keep_finished_for),
+            keep_audit_for: loader
+                .value(key("retention.audit", "SWITCHYARD_KEEP_AUDIT_FOR"), defaults.keep_audit_for),
+            drain_for: loader.value(key("drain_for", "SWITCHYARD_DRAIN_FOR"), defaults.drain_for),
+            kinds: kinds(&mut loader),
+            ..defaults
+        };
+        let (amqp_url, database_url) = loader.finish((amqp_url, database_url))?;
+        Ok(Self { amqp_url, database_url, ..config })
+    }
+}
+
+fn namespace(loader: &mut Loader) -> Namespace {
+    let place = key("namespace", "SWITCHYARD_NAMESPACE");
+    let Some(text) = loader.optional::<String>(place) else { return Namespace::default() };
+    Namespace::new(text).unwrap_or_else(|error| {
+        loader.error(place, &error.to_string());
+        Namespace::default()
+    })
+}
+
+fn artifacts_limit(loader: &mut Loader) -> u64 {
+    let most = ARTIFACTS_TOTAL_MAX_BYTES as u64;
+    let place = key("artifacts.total_max", "SWITCHYARD_ARTIFACTS_TOTAL_MAX");
+    let check = |size: &ByteSize| {
+        if size.0 <= most { Ok(()) } else { Err(format!("at most {most} bytes are possible")) }
+    };
+    loader.checked(place, ByteSize(most), check).0
+}
+
+fn kinds(loader: &mut Loader) -> Vec<Kind> {
+    let place = toml_key("kinds");
+    let tables: BTreeMap<String, KindTable> = loader.section("kinds").unwrap_or_default();
+    let mut kinds = Vec::new();
+    for (name, table) in tables {
+        match kind(&name, table) {
+            Ok(kind) => kinds.push(kind),
+            Err(wrong) => loader.error(place, &wrong),
+        }
+    }
+    if let Err(error) = Kinds::with_built_in(kinds.iter().cloned()) {
+        loader.error(place, &error.to_string());
+    }
+    kinds
+}
+
+fn kind(name: &str, table: KindTable) -> Result<Kind, String> {
+    let name = KindName::new(name).map_err(|error| format!("kind {name:?} {error}"))?;
+    if table.default_priority > PRIORITY_MAX {
+        return Err(format!("kind {name}: default_priority must be 0 to {PRIORITY_MAX}"));
+    }
+    let kind = Kind {
+        exclusive: table.exclusive,
+        auto_approve_allowed: table.auto_approve_allowed,
+        default_priority: table.default_priority,
+        steps: table.steps.into(),
+        name,
+    };
+    kind.check().map_err(|error| error.to_string())?;
+    Ok(kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        let urls =
+            [("SWITCHYARD_AMQP_URL", "amqp://u:p@h"), ("SWITCHYARD_DATABASE_URL", "postgresql://u:p@h/d")];
+        urls.iter().chain(pairs).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_told_at_once() {
+        let loader = Loader::new(
+            env(&[
+                ("SWITCHYARD_NAMESPACE", "a.b"),
+                ("SWITCHYARD_AGENT_LOST_AFTER", "10ms"),
+                ("SWITCHYARD_HTTP_LISTN", "x"),
+            ]),
+            Some("[kinds.broken]\nexclusive = true\nsteps = []\n"),
+        );
+        let errors = Config::read(loader).unwrap_err().0;
+        assert_eq!(errors.len(), 4, "{errors:?}");
+    }
+
+    #[test]
+    fn a_kind_in_toml_joins_the_built_in_ones() {
+        let toml = r#"
+            [kinds.deploy]
+            exclusive = true
+            [[kinds.deploy.steps]]
+            name = "roll_out"
+            handler = "roll_out"
+            repeatable = false
+            policy = { run_timeout_ms = 5000 }
+        "#;
+        let config = Config::read(Loader::new(env(&[]), Some(toml))).unwrap();
+        assert_eq!(config.kinds[0].steps[0].policy.run_timeout_ms, 5_000);
+        assert_eq!(config.kinds[0].steps[0].policy.max_attempts, 3);
+    }
+}

@@ -1,0 +1,340 @@
+//! The events consumer: batches in, one transaction each, then acks, answers and wake-ups.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use chrono::Utc;
+use switchyard_common::broker::headers::{HeaderValue, delivery_count};
+use switchyard_common::broker::{
+    Acker, ConsumerEvent, ConsumerStream, Incoming, Message, Subscription, ack_all,
+};
+use switchyard_common::contract::answer::{Accepted, Answer};
+use switchyard_common::contract::ids::TaskId;
+use switchyard_common::contract::parse::parse_event;
+use switchyard_common::failure::FailureKind;
+use switchyard_common::guard::catch_panic_sync;
+use switchyard_common::shutdown::Shutdown;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::admit::admit;
+use super::answer;
+use super::command::{Admitted, Rejection, Verdict};
+use crate::context::Context;
+use crate::store::StoreError;
+use crate::store::intake::{IntakeRules, Stored, store};
+use crate::store::letters::{About, EventLetter, record_event};
+
+/// Events that the broker hands out ahead of their acks, in messages.
+pub const PREFETCH_COUNT: u16 = 1_000;
+/// Most events of one transaction.
+pub const BATCH_MAX_COUNT: usize = 500;
+/// Most bytes of one transaction's events.
+pub const BATCH_MAX_BYTES: usize = 8 * 1024 * 1024;
+/// Most events that are held for what may be about to appear: a tenth of the prefetch (protocol H).
+pub const HELD_MAX_COUNT: usize = PREFETCH_COUNT as usize / 10;
+/// How often held events are tried again.
+const HELD_RETRY: Duration = Duration::from_millis(200);
+/// An event that was delivered this often is handled alone (protocol D4).
+const ALONE_FROM_DELIVERIES: u64 = 3;
+/// An event that was delivered this often is poison (protocol D4).
+const POISON_FROM_DELIVERIES: u64 = 10;
+/// Wait while the database is away, between tries.
+const STORE_WAIT: Duration = Duration::from_millis(500);
+
+/// One event in hand.
+struct Event {
+    message: Message,
+    acker: Acker,
+    since: Instant,
+    /// Parsed and resolved; none while it must still be rejected.
+    admitted: Result<Admitted, Rejection>,
+}
+
+/// Consumes events until shutdown. What is in hand then is finished; what is held goes back to the broker with its channel.
+pub async fn run(context: Context, shutdown: Shutdown) {
+    let events =
+        context.consumers.subscribe(Subscription::new(context.namespace.events_queue(), PREFETCH_COUNT));
+    let intake = Intake { context, events, held: VecDeque::new() };
+    intake.run(shutdown).await;
+}
+
+struct Intake {
+    context: Context,
+    events: ConsumerStream,
+    held: VecDeque<Event>,
+}
+
+impl Intake {
+    async fn run(mut self, shutdown: Shutdown) {
+        let mut retry = tokio::time::interval(HELD_RETRY);
+        retry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                event = self.events.next() => match event {
+                    Some(ConsumerEvent::Delivery(first)) => {
+                        let batch = self.gather(*first);
+                        self.handle(batch, &shutdown).await;
+                    }
+                    // What was held is void with its channel: the broker delivers it again.
+                    Some(ConsumerEvent::Lost { .. }) => self.held.clear(),
+                    Some(ConsumerEvent::Ready { .. }) => {}
+                    None => return,
+                },
+                _ = retry.tick(), if !self.held.is_empty() => {
+                    let held = self.held.drain(..).collect();
+                    self.handle(held, &shutdown).await;
+                }
+                () = shutdown.requested() => return,
+            }
+        }
+    }
+
+    /// The first event and whatever has queued up behind it: no waiting for more.
+    fn gather(&mut self, first: Incoming) -> Vec<Event> {
+        let mut bytes = first.message.body.len();
+        let mut batch = vec![self.admit(first)];
+        while batch.len() < BATCH_MAX_COUNT && bytes < BATCH_MAX_BYTES {
+            let Some(next) = self.events.try_delivery() else { break };
+            bytes += next.message.body.len();
+            batch.push(self.admit(next));
+        }
+        batch
+    }
+
+    fn admit(&self, incoming: Incoming) -> Event {
+        let admitted = admit_message(&self.context, &incoming.message);
+        Event { message: incoming.message, acker: incoming.acker, since: Instant::now(), admitted }
+    }
+
+    /// Stores a batch; one that fails falls back to one transaction per event, so that a poison row cannot hold the rest.
+    async fn handle(&mut self, batch: Vec<Event>, shutdown: &Shutdown) {
+        let (alone, together): (Vec<Event>, Vec<Event>) = batch
+            .into_iter()
+            .partition(|event| delivery_count(&event.message.properties.headers) >= ALONE_FROM_DELIVERIES);
+        self.handle_together(together, shutdown).await;
+        for event in alone {
+            self.handle_together(vec![event], shutdown).await;
+        }
+    }
+
+    async fn handle_together(&mut self, batch: Vec<Event>, shutdown: &Shutdown) {
+        let (good, bad): (Vec<Event>, Vec<Event>) =
+            batch.into_iter().partition(|event| event.admitted.is_ok());
+        for event in bad {
+            let rejection = event.admitted.clone().err();
+            if let Some(rejection) = rejection {
+                self.reject(event, rejection, shutdown).await;
+            }
+        }
+        if good.is_empty() {
+            return;
+        }
+        match self.store(&good, shutdown).await {
+            Some(Ok(stored)) => self.settle(good, stored, shutdown).await,
+            Some(Err(error)) if good.len() > 1 => {
+                tracing::warn!(%error, events = good.len(), "a batch of events failed; each gets a transaction of its own");
+                for event in good {
+                    Box::pin(self.handle_together(vec![event], shutdown)).await;
+                }
+            }
+            Some(Err(error)) => {
+                for event in good {
+                    let rejection = poison_row(&error);
+                    self.reject(event, rejection, shutdown).await;
+                }
+            }
+            // Shutdown came while the database was away: the broker delivers everything again.
+            None => {}
+        }
+    }
+
+    /// Tries until the database answers: transient trouble is never a reason to nack. Nothing further is consumed meanwhile.
+    async fn store(&self, good: &[Event], shutdown: &Shutdown) -> Option<Result<Stored, StoreError>> {
+        let admitted: Vec<Admitted> = good.iter().filter_map(|event| event.admitted.clone().ok()).collect();
+        let rules = IntakeRules { allow_new_pools: self.context.config.allow_new_pools };
+        let mut told = false;
+        loop {
+            match store(&self.context.db, &admitted, rules).await {
+                Err(error) if error.is_transient() => {
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::warn!(%error, events = admitted.len(), "intake waits for the database");
+                    }
+                    metrics::counter!("switchyard_store_waits_total", "part" => "intake").increment(1);
+                    if !shutdown.sleep(STORE_WAIT).await {
+                        return None;
+                    }
+                }
+                result => {
+                    if told {
+                        tracing::info!("intake goes on");
+                    }
+                    return Some(result);
+                }
+            }
+        }
+    }
+
+    /// After the commit: ack, answer, wake; reject and hold what the store said so of.
+    async fn settle(&mut self, good: Vec<Event>, stored: Stored, shutdown: &Shutdown) {
+        for pool in &stored.pools {
+            self.context.wake.pool(pool);
+        }
+        let mut accepted = Vec::with_capacity(good.len());
+        for (event, verdict) in good.into_iter().zip(stored.verdicts) {
+            match verdict {
+                Verdict::Accepted(answer) => {
+                    self.accept(&event.message, answer);
+                    accepted.push(event.acker);
+                }
+                Verdict::Rejected(rejection) => self.reject(event, rejection, shutdown).await,
+                Verdict::Hold(rejection) => self.hold(event, rejection, shutdown).await,
+            }
+        }
+        metrics::counter!("switchyard_events_total", "answer" => "accepted").increment(accepted.len() as u64);
+        let _stale_ones_come_again = ack_all(accepted).await;
+    }
+
+    fn accept(&self, request: &Message, answer: Accepted) {
+        self.answer(request, &Answer::Accepted(answer));
+    }
+
+    fn answer(&self, request: &Message, answer: &Answer) {
+        let prefix = self.context.config.reply_to_prefix.as_deref();
+        if let Some(outgoing) = answer::outgoing(request, answer, prefix) {
+            let publisher = self.context.publisher.clone();
+            drop(switchyard_common::guard::spawn_guarded("answer", async move {
+                publisher.publish(outgoing).await
+            }));
+        }
+    }
+
+    /// Keeps an event that names what may be about to appear. Beyond the limits of time and number it is rejected.
+    async fn hold(&mut self, event: Event, rejection: Rejection, shutdown: &Shutdown) {
+        if event.since.elapsed() >= self.context.config.hold_events_for {
+            self.reject(event, rejection, shutdown).await;
+            return;
+        }
+        if self.held.len() >= HELD_MAX_COUNT
+            && let Some(oldest) = self.held.pop_front()
+        {
+            let crowded = Rejection::new(
+                rejection.code,
+                format!("{}; too many events wait for something that does not exist yet", rejection.message),
+                rejection.what_to_do.clone(),
+            );
+            self.reject(oldest, crowded, shutdown).await;
+        }
+        self.held.push_back(event);
+    }
+
+    /// Records the failure, answers, then nacks: in this order, since a nack carries no reason.
+    async fn reject(&self, event: Event, rejection: Rejection, shutdown: &Shutdown) {
+        let about = about(&event);
+        let queue = self.context.namespace.events_queue();
+        loop {
+            let letter = EventLetter {
+                message: &event.message,
+                queue: Some(&queue),
+                failure: rejection.failure(),
+                about: about.clone(),
+                broker_copy: true,
+            };
+            let letter = &letter;
+            let recorded = self
+                .context
+                .db
+                .transaction(|transaction| async move { record_event(&transaction, letter).await })
+                .await;
+            match recorded {
+                Ok(()) => break,
+                Err(error) if error.is_transient() => {
+                    tracing::warn!(%error, "a rejection waits for the database");
+                    if !shutdown.sleep(STORE_WAIT).await {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%error, "a rejection cannot be recorded; the broker's copy will make its record");
+                    break;
+                }
+            }
+        }
+        metrics::counter!("switchyard_events_total", "answer" => "rejected").increment(1);
+        let event_id = event.admitted.as_ref().ok().map(|admitted| admitted.key.id.clone());
+        self.answer(&event.message, &Answer::Rejected(rejection.answer(event_id.as_deref())));
+        let _ = event.acker.nack(false).await;
+    }
+}
+
+/// Parses and resolves one event. A panic in there concerns that event alone (design 5).
+fn admit_message(context: &Context, message: &Message) -> Result<Admitted, Rejection> {
+    let deliveries = delivery_count(&message.properties.headers);
+    if deliveries >= POISON_FROM_DELIVERIES {
+        return Err(Rejection::new(
+            FailureKind::Poison,
+            format!("the event was delivered {deliveries} times without being settled"),
+            "look at what the dispatcher logged for it, then replay it",
+        ));
+    }
+    let attempted = catch_panic_sync(|| {
+        let headers: BTreeMap<String, String> = message
+            .properties
+            .headers
+            .iter()
+            .filter_map(|(name, value): (&String, &HeaderValue)| {
+                Some((name.clone(), value.as_text()?.to_owned()))
+            })
+            .collect();
+        let content_type = message.properties.content_type.as_deref();
+        let parsed = parse_event(&message.routing_key, content_type, &headers, &message.body, Utc::now())?;
+        let fresh = TaskId::new(Uuid::now_v7().to_string()).map_err(|error| {
+            Rejection::new(
+                FailureKind::DispatcherPanicked,
+                format!("a drawn id {error}"),
+                "report this as a bug",
+            )
+        })?;
+        admit(parsed, &context.kinds, fresh)
+    });
+    attempted.unwrap_or_else(|panic| {
+        Err(Rejection::new(
+            FailureKind::DispatcherPanicked,
+            format!("the dispatcher panicked while it read this event: {panic}"),
+            "report this as a bug, with the event",
+        ))
+    })
+}
+
+fn poison_row(error: &StoreError) -> Rejection {
+    Rejection::new(
+        FailureKind::PoisonRow,
+        format!("the event cannot be stored: {error}"),
+        "look at the value that the database refuses",
+    )
+}
+
+fn about(event: &Event) -> About {
+    use super::command::Command;
+    let Ok(admitted) = &event.admitted else { return About::default() };
+    match &admitted.command {
+        Command::Register(registered) => About {
+            workspace_id: Some(registered.workspace_id.to_string()),
+            pool_id: Some(registered.pool.to_string()),
+            ..About::default()
+        },
+        Command::Submit(new) => About {
+            task_id: Some(new.task_id.to_string()),
+            workspace_id: Some(new.workspace.to_string()),
+            kind: Some(new.kind.name.to_string()),
+            ..About::default()
+        },
+        Command::Approve(asked) => task(&asked.task_id),
+        Command::Discard(asked) => task(&asked.task_id),
+        Command::Cancel(asked) => task(&asked.task_id),
+    }
+}
+
+fn task(task_id: &TaskId) -> About {
+    About { task_id: Some(task_id.to_string()), ..About::default() }
+}

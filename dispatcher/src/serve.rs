@@ -1,0 +1,160 @@
+//! `dispatcher serve`: the pipeline, wired. The list below is the whole of it; a test holds it against the folders.
+//!
+//! ```text
+//! events -> intake -> pass (schedule) -> route -> agent queues
+//!                        ^                           |
+//!                        |                           v
+//!            sweep, presence <-------- settle <- reports      dead letters -> dead_letters      notify -> upstream
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use switchyard_common::broker::{BrokerConfig, ConsumeConnection, Publisher, declare};
+use switchyard_common::guard::{RestartPolicy, Supervisor};
+use switchyard_common::shutdown::Shutdown;
+use switchyard_common::task::Kinds;
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use crate::config::Config;
+use crate::context::Context;
+use crate::pass::Wake;
+use crate::route::run::Router;
+use crate::store::{Db, DbConfig, migrate};
+use crate::{intake, pass};
+
+/// Batches of committed assignments that may wait for routing: passes wait beyond.
+const TO_ROUTE_MAX_COUNT: usize = 64;
+/// Time for the broker connections to close at the end.
+const CLOSE_WAIT: Duration = Duration::from_secs(5);
+
+/// Why the dispatcher does not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
+    /// The broker settings are wrong.
+    #[error("broker: {0}")]
+    Broker(#[from] switchyard_common::broker::BrokerConfigError),
+    /// The kinds are wrong.
+    #[error(transparent)]
+    Kinds(#[from] switchyard_common::task::KindError),
+    /// A part gave up.
+    #[error(transparent)]
+    Part(#[from] switchyard_common::guard::SupervisorError),
+}
+
+/// Serves until shutdown: stops intake, finishes what is in hand, closes the connections, all bounded in time.
+///
+/// # Errors
+/// When the schema is not known, the configuration cannot be used, or a part gives up.
+pub async fn serve(config: Config, shutdown: Shutdown) -> Result<(), ServeError> {
+    let context = connect(config)?;
+    migrate::verify(&context.db).await?;
+    tracing::info!(replica = %context.replica, namespace = %context.namespace, "dispatcher serves");
+    let ended = run_parts(&context, &shutdown).await;
+    context.consumers.close(CLOSE_WAIT).await;
+    if !context.publisher.close(CLOSE_WAIT).await {
+        tracing::warn!(
+            "some publishes were not confirmed in time; other replicas, or the next start, send them again"
+        );
+    }
+    tracing::info!("dispatcher has ended");
+    Ok(ended?)
+}
+
+/// Prepares everything that the parts share. Connections come up in the background.
+fn connect(config: Config) -> Result<Context, ServeError> {
+    let replica = Uuid::new_v4();
+    let db = Db::new(&DbConfig {
+        url: config.database_url.expose().to_owned(),
+        connections_max: config.database_connections_max,
+        replica,
+    })?;
+    let broker = BrokerConfig::new(config.amqp_url.clone(), format!("switchyard-dispatcher {replica}"));
+    let topology = Arc::new(config.namespace.dispatcher_topology());
+    let consumers = ConsumeConnection::start(
+        &broker,
+        "consume",
+        Arc::new(move |session| {
+            let topology = Arc::clone(&topology);
+            Box::pin(async move { declare(&session, &topology).await })
+        }),
+    )?;
+    Ok(Context {
+        db,
+        namespace: config.namespace.clone(),
+        publisher: Publisher::start(&broker, "publish")?,
+        consumers,
+        wake: Wake::default(),
+        kinds: Arc::new(Kinds::with_built_in(config.kinds.iter().cloned())?),
+        config: Arc::new(config),
+        replica,
+    })
+}
+
+async fn run_parts(
+    context: &Context,
+    shutdown: &Shutdown,
+) -> Result<(), switchyard_common::guard::SupervisorError> {
+    let mut parts = Supervisor::new(shutdown.clone());
+    let (to_route, handed_over) = mpsc::channel(TO_ROUTE_MAX_COUNT);
+    supervise_routing(&mut parts, context, handed_over, shutdown);
+    supervise(&mut parts, "pass", context, shutdown, move |context, shutdown| {
+        pass::run::run(context.db, context.wake, to_route.clone(), shutdown)
+    });
+    supervise(&mut parts, "intake", context, shutdown, intake::run::run);
+    parts.run().await
+}
+
+/// A part that is started anew when it panics.
+fn supervise<F>(
+    parts: &mut Supervisor,
+    name: &'static str,
+    context: &Context,
+    shutdown: &Shutdown,
+    run: impl Fn(Context, Shutdown) -> F + Send + 'static,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let (context, shutdown) = (context.clone(), shutdown.clone());
+    parts.supervise(name, RestartPolicy::STANDARD, move || {
+        let running = run(context.clone(), shutdown.clone());
+        async move {
+            running.await;
+            Ok::<(), std::convert::Infallible>(())
+        }
+    });
+}
+
+/// Routing owns the receiving end of the passes' channel, so it cannot be started anew: a panic there ends the process loudly, and
+/// what it had not published is taken over.
+fn supervise_routing(
+    parts: &mut Supervisor,
+    context: &Context,
+    handed_over: mpsc::Receiver<Vec<switchyard_common::contract::assignment::AttemptKey>>,
+    shutdown: &Shutdown,
+) {
+    let router = Router {
+        db: context.db.clone(),
+        namespace: context.namespace.clone(),
+        publisher: context.publisher.clone(),
+        wake: context.wake.clone(),
+    };
+    let mut handed_over = Some(handed_over);
+    let shutdown = shutdown.clone();
+    parts.supervise("route", RestartPolicy::NEVER, move || {
+        let running = handed_over.take().map(|receiver| router.clone().run(receiver, shutdown.clone()));
+        async move {
+            match running {
+                Some(running) => {
+                    running.await;
+                    Ok(())
+                }
+                None => Err("routing cannot be started twice"),
+            }
+        }
+    });
+}
