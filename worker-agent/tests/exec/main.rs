@@ -10,6 +10,7 @@ mod ends;
 mod fixture;
 mod late_start;
 mod leftovers;
+mod odd_supervisor;
 mod stop;
 mod surroundings;
 mod survivors;
