@@ -67,9 +67,10 @@ start_broker() {
     configure_broker
     start_epmd "$may_move"
     say "starting RabbitMQ on 127.0.0.1:${remembered[amqp_port]}, log $home/log/broker.log"
+    rm -f "$home/log/startup.log"
     # `detached` makes the script become the Erlang machine instead of waiting for it, so that the recorded pid is the broker's.
     launch broker "$broker_user" "$home/log/startup.log" \
-        HOME="$home" detached=true \
+        HOME="$home" detached=true ERL_CRASH_DUMP_SECONDS=0 \
         RABBITMQ_NODENAME="$NODE" RABBITMQ_USE_LONGNAME=false \
         RABBITMQ_DIST_PORT="${remembered[distribution_port]}" \
         RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='-kernel inet_dist_use_interface {127,0,0,1}' \

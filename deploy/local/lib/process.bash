@@ -88,7 +88,8 @@ await() {
 fail_start() {
     local log
     for log in $(logs_of "$1"); do
-        [ -s "$log" ] || continue
+        # One that is older than the start says nothing about it.
+        if [ ! -s "$log" ] || [ "$log" -ot "$state/$1.pid" ]; then continue; fi
         printf -- '---- the end of %s\n' "$log" >&2
         tail -n "$LOG_TAIL_LINES" "$log" >&2
     done
