@@ -27,6 +27,8 @@ pub enum FailureKind {
     Interrupted,
     /// The input artifacts did not reach the agent, or do not match what was approved.
     InputsMissing,
+    /// What the step left is not what its manifest says, or is over the limit.
+    ArtifactsRefused,
     /// The event is not JSON, or JSON of the wrong shape.
     MalformedEvent,
     /// The event is larger than the limit.
@@ -65,7 +67,7 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// Every kind, for tables and schemas.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::HandlerFailed,
         Self::HandlerPanicked,
         Self::RunTimeout,
@@ -75,6 +77,7 @@ impl FailureKind {
         Self::AgentLost,
         Self::Interrupted,
         Self::InputsMissing,
+        Self::ArtifactsRefused,
         Self::MalformedEvent,
         Self::OversizedEvent,
         Self::UnknownType,
@@ -107,6 +110,7 @@ impl FailureKind {
             Self::AgentLost => "agent_lost",
             Self::Interrupted => "interrupted",
             Self::InputsMissing => "inputs_missing",
+            Self::ArtifactsRefused => "artifacts_refused",
             Self::MalformedEvent => "malformed_event",
             Self::OversizedEvent => "oversized_event",
             Self::UnknownType => "unknown_type",

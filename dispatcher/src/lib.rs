@@ -9,6 +9,7 @@ pub mod context;
 pub mod dead_letters;
 pub mod intake;
 pub mod pass;
+pub mod presence;
 pub mod route;
 pub mod schedule;
 pub mod serve;
