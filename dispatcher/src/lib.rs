@@ -13,4 +13,5 @@ pub mod presence;
 pub mod route;
 pub mod schedule;
 pub mod serve;
+pub mod settle;
 pub mod store;
