@@ -69,6 +69,7 @@ mod message;
 mod publish_link;
 mod publisher;
 mod reconnect;
+mod request;
 mod session;
 mod settings;
 mod state;
@@ -83,6 +84,7 @@ pub use declare::{DeclareError, QueueCounts, declare, delete_queue, purge_queue,
 pub use fault::{Fault, code};
 pub use message::{Message, Outgoing, OutgoingError, Properties};
 pub use publisher::{LostReason, PublishOutcome, Publisher};
+pub use request::{RequestError, Requester};
 pub use session::{OpenError, Session};
 pub use settings::{BrokerConfig, BrokerConfigError};
 pub use state::ConnectionState;

@@ -2,20 +2,40 @@
 
 use clap::{Parser, Subcommand};
 
+use super::agents::{Agents, Workspaces};
+use super::pause::{Fence, PauseArgs};
+use super::publish::Publish;
+use super::tasks::Tasks;
+
 /// Switchyard's dispatcher: routes each task to one agent's queue, and explains every failure.
 #[derive(Debug, Parser)]
 #[command(name = "dispatcher", version, about, max_term_width = 110)]
 pub struct Cli {
-    /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub(super) command: Command,
 }
 
-/// The commands.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(super) enum Command {
     /// Run the dispatcher until SIGTERM. Any number of replicas may serve one broker and database.
     Serve,
     /// Bring the database's schema up to date. Does nothing where it is.
     Migrate,
+    /// Publish an event and wait until it is accepted or rejected.
+    Publish(Box<Publish>),
+    /// Look at tasks, and act on them.
+    #[command(subcommand)]
+    Tasks(Tasks),
+    /// Look at agents.
+    #[command(subcommand)]
+    Agents(Agents),
+    /// Look at workspaces.
+    #[command(subcommand)]
+    Workspaces(Workspaces),
+    /// Assign nothing to a pool, an agent or a workspace until it is resumed.
+    Pause(PauseArgs),
+    /// End a pause.
+    Resume(PauseArgs),
+    /// After a restore from an older copy: refuse every older session and attempt.
+    Fence(Fence),
 }

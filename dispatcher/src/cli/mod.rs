@@ -1,8 +1,14 @@
 //! The command line: one file per group of commands.
 
+mod agents;
 mod args;
+mod connect;
 mod migrate;
+mod output;
+mod pause;
+mod publish;
 mod serve;
+mod tasks;
 
 pub use args::Cli;
 
@@ -18,5 +24,12 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Serve => serve::run().await,
         Command::Migrate => migrate::run().await,
+        Command::Publish(publish) => publish::run(*publish).await,
+        Command::Tasks(tasks) => tasks::run(tasks).await,
+        Command::Agents(agents) => agents::run(agents).await,
+        Command::Workspaces(workspaces) => agents::run_workspaces(workspaces).await,
+        Command::Pause(pause) => pause::run(pause, false).await,
+        Command::Resume(resume) => pause::run(resume, true).await,
+        Command::Fence(fence) => pause::fence(fence).await,
     }
 }

@@ -150,6 +150,25 @@ pub enum SkipReason {
     MoreLoaded,
 }
 
+impl SkipReason {
+    /// One line for a person.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        match self {
+            Self::NotLive => "not heard for longer than the lost-timeout".into(),
+            Self::Draining => "shuts down".into(),
+            Self::Paused { by, why } if why.is_empty() => format!("paused by {by}"),
+            Self::Paused { by, why } => format!("paused by {by} ({why})"),
+            Self::NoHandler { handler } => format!("does not offer handler {handler}"),
+            Self::NoFreeSlot { open, of } => format!("no free slot ({open} of {of} places taken)"),
+            Self::ExclusiveLimit { open, of } => {
+                format!("takes {of} exclusive tasks at a time and has {open}")
+            }
+            Self::MoreLoaded => "another has less to do".into(),
+        }
+    }
+}
+
 impl AgentView {
     /// Why this agent cannot take a task of `class` now; none when it can.
     #[must_use]

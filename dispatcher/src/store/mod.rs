@@ -10,11 +10,14 @@ pub mod intake;
 pub mod letters;
 pub mod migrate;
 pub mod notify;
+pub mod operate;
 pub mod pass;
 pub mod route;
 mod rows;
 mod save;
 mod steps;
+
+pub mod view;
 
 pub use apply::{Applied, Applier, Named, apply};
 pub use db::{Db, DbConfig, Transaction};

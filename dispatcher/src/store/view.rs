@@ -1,0 +1,397 @@
+//! What people look at: tasks with what they wait for, agents, workspaces.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use serde_json::Value;
+use switchyard_common::contract::ids::PoolId;
+use switchyard_common::task::{Status, Task};
+use tokio_postgres::Row;
+
+use super::db::{Db, Transaction};
+use super::error::StoreError;
+use super::pass;
+use super::rows::{self, TASK_COLUMNS, parsed};
+use crate::schedule::{Pause, PoolView, Snapshot, TaskView, WaitingOn, waiting_on};
+
+/// Most tasks that one list shows.
+pub const LIST_MAX_COUNT: i64 = 10_000;
+
+/// Which tasks to list.
+#[derive(Debug, Clone, Default)]
+pub struct TaskFilter {
+    /// Only this task.
+    pub task_id: Option<String>,
+    /// Only these states; none = all.
+    pub statuses: Vec<Status>,
+    /// Only this workspace.
+    pub workspace: Option<String>,
+    /// Only this pool.
+    pub pool: Option<String>,
+    /// Only this kind.
+    pub kind: Option<String>,
+    /// Newest so many.
+    pub limit: i64,
+}
+
+/// A task as people see it.
+#[derive(Debug, Clone, Serialize)]
+pub struct TaskSummary {
+    /// Its id.
+    pub task_id: String,
+    /// Its workspace.
+    pub workspace_id: String,
+    /// Its pool.
+    pub pool: String,
+    /// Its kind.
+    pub kind: String,
+    /// The current step.
+    pub step: String,
+    /// Its state.
+    pub status: Status,
+    /// What it waits for, for programs.
+    pub waiting_on: WaitingOn,
+    /// What it waits for, for people.
+    pub waiting_for: String,
+    /// 0 to 9.
+    pub priority: i16,
+    /// Attempts so far.
+    pub attempts: u32,
+    /// Attempts of the current step that were lost.
+    pub losses: u32,
+    /// Who has it in hand.
+    pub agent: Option<String>,
+    /// Where.
+    pub pod: Option<String>,
+    /// Digest of the newest artifacts: what an approval binds.
+    pub artifact_digest: Option<String>,
+    /// Who approved the current step.
+    pub approved_by: Option<String>,
+    /// Who asked to cancel it.
+    pub cancel_requested_by: Option<String>,
+    /// Why the newest try failed.
+    pub failure_kind: Option<&'static str>,
+    /// The failure's message.
+    pub failure_message: Option<String>,
+    /// The ended task that it repeats.
+    pub replay_of: Option<String>,
+    /// When it was accepted.
+    pub created_at: DateTime<Utc>,
+    /// Since when it is in its state.
+    pub since: DateTime<Utc>,
+    /// When it ended.
+    pub finished_at: Option<DateTime<Utc>>,
+}
+
+const LIST: &str = "t.priority, t.created_at, t.replay_of, \
+        h.held_by, w.paused_at, w.paused_by, w.paused_why, coalesce(a.stop, false) AS stop_requested \
+    FROM tasks t JOIN workspaces w ON w.workspace_id = t.workspace_id \
+    LEFT JOIN LATERAL (SELECT x.task_id AS held_by FROM tasks x WHERE t.status = 'blocked' AND x.workspace_id = t.workspace_id \
+        AND x.exclusive AND x.position < t.position AND x.finished_at IS NULL ORDER BY x.position LIMIT 1) h ON true \
+    LEFT JOIN LATERAL (SELECT y.revoke_requested_at IS NOT NULL AS stop FROM attempts y \
+        WHERE y.task_id = t.task_id AND y.ended_at IS NULL LIMIT 1) a ON true \
+    WHERE ($1::text IS NULL OR t.task_id = $1) AND (cardinality($2::text[]) = 0 OR t.status = ANY($2)) \
+        AND ($3::text IS NULL OR t.workspace_id = $3) AND ($4::text IS NULL OR t.pool_id = $4) AND ($5::text IS NULL OR t.kind = $5) \
+    ORDER BY t.seq DESC LIMIT $6";
+
+/// Lists tasks, newest first, each with the reason why it does not run.
+pub async fn tasks(db: &Db, filter: &TaskFilter) -> Result<Vec<TaskSummary>, StoreError> {
+    db.transaction(|transaction| async move {
+        let statuses: Vec<&str> = filter.statuses.iter().map(|status| status.as_str()).collect();
+        let limit = filter.limit.clamp(1, LIST_MAX_COUNT);
+        let sql = format!("SELECT {TASK_COLUMNS}, {LIST}");
+        let statement = transaction.prepare_cached(&sql).await?;
+        let rows = transaction
+            .query(
+                &statement,
+                &[&filter.task_id, &statuses, &filter.workspace, &filter.pool, &filter.kind, &limit],
+            )
+            .await?;
+        let mut snapshots: BTreeMap<PoolId, Snapshot> = BTreeMap::new();
+        let mut summaries = Vec::with_capacity(rows.len());
+        for row in rows {
+            let view = view(&row, db)?;
+            if !snapshots.contains_key(&view.task.pool) {
+                let snapshot = snapshot(&transaction, &view.task.pool).await?;
+                snapshots.insert(view.task.pool.clone(), snapshot);
+            }
+            if let Some(snapshot) = snapshots.get(&view.task.pool) {
+                let reason = waiting_on(&view, snapshot);
+                summaries.push(summary(&row, view.task, reason));
+            }
+        }
+        Ok(summaries)
+    })
+    .await
+}
+
+/// The pool with its agents, to explain a task: what a pass would see.
+pub(crate) async fn snapshot(transaction: &Transaction, pool: &PoolId) -> Result<Snapshot, StoreError> {
+    let view = pass::read_pool(transaction, pool).await?;
+    let view = view.unwrap_or_else(|| PoolView { id: pool.clone(), paused: None, revoked: false });
+    Ok(Snapshot { pool: view, agents: pass::agents(transaction, pool).await?, candidates: Vec::new() })
+}
+
+fn view(row: &Row, db: &Db) -> Result<TaskView, StoreError> {
+    let held_by = match row.get::<_, Option<&str>>("held_by") {
+        Some(id) => Some(parsed("task_id", id.parse())?),
+        None => None,
+    };
+    Ok(TaskView {
+        task: rows::task(row, &db.steps)?,
+        held_by,
+        workspace_paused: pass::pause(row),
+        stop_requested: row.get("stop_requested"),
+    })
+}
+
+fn summary(row: &Row, task: Task, reason: WaitingOn) -> TaskSummary {
+    TaskSummary {
+        task_id: task.id.to_string(),
+        workspace_id: task.workspace.to_string(),
+        pool: task.pool.to_string(),
+        kind: task.kind.to_string(),
+        step: task.current_step().name.to_string(),
+        status: task.status,
+        waiting_for: reason.sentence(),
+        waiting_on: reason,
+        priority: row.get("priority"),
+        attempts: task.attempts,
+        losses: task.losses,
+        agent: task.assignee.as_ref().map(|assignee| assignee.agent.agent.to_string()),
+        pod: task.assignee.as_ref().map(|assignee| assignee.pod.clone()),
+        artifact_digest: task.artifact.as_ref().map(|artifact| artifact.digest.to_string()),
+        approved_by: task.approval.as_ref().map(|approval| approval.by.clone()),
+        cancel_requested_by: task.cancel.as_ref().map(|cancel| cancel.by.clone()),
+        failure_kind: task.failure.as_ref().map(|failure| failure.0.as_str()),
+        failure_message: task.failure.as_ref().map(|failure| failure.1.clone()),
+        replay_of: row.get("replay_of"),
+        created_at: row.get("created_at"),
+        since: task.since,
+        finished_at: task.finished_at,
+    }
+}
+
+/// An attempt as people see it; its lease stays secret.
+#[derive(Debug, Clone, Serialize)]
+pub struct AttemptSummary {
+    /// Number in its task.
+    pub attempt: i32,
+    /// Its step.
+    pub step: String,
+    /// The agent.
+    pub agent: String,
+    /// The pod.
+    pub pod: String,
+    /// When it was committed.
+    pub assigned_at: DateTime<Utc>,
+    /// When it was reported, or allowed, to run.
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it ended.
+    pub ended_at: Option<DateTime<Utc>>,
+    /// How.
+    pub outcome: Option<String>,
+    /// Times that it was published.
+    pub publish_no: i32,
+    /// Why it was asked to stop.
+    pub revoke_reason: Option<String>,
+    /// The handler's JSON result.
+    pub result: Option<Value>,
+}
+
+/// The attempts of a task, oldest first.
+pub async fn attempts(db: &Db, task_id: &str) -> Result<Vec<AttemptSummary>, StoreError> {
+    const SQL: &str = "SELECT attempt, step_name, agent_id, pod_name, assigned_at, started_at, ended_at, outcome, publish_no, \
+        revoke_reason, result FROM attempts WHERE task_id = $1 ORDER BY attempt";
+    let rows = db.connection().await?.query(SQL, &[&task_id]).await?;
+    Ok(rows
+        .iter()
+        .map(|row| AttemptSummary {
+            attempt: row.get("attempt"),
+            step: row.get("step_name"),
+            agent: row.get("agent_id"),
+            pod: row.get("pod_name"),
+            assigned_at: row.get("assigned_at"),
+            started_at: row.get("started_at"),
+            ended_at: row.get("ended_at"),
+            outcome: row.get("outcome"),
+            publish_no: row.get("publish_no"),
+            revoke_reason: row.get("revoke_reason"),
+            result: row.get("result"),
+        })
+        .collect())
+}
+
+/// What upstream sent with a task.
+pub async fn payload(db: &Db, task_id: &str) -> Result<Option<Value>, StoreError> {
+    let row =
+        db.connection().await?.query_opt("SELECT payload FROM tasks WHERE task_id = $1", &[&task_id]).await?;
+    Ok(row.map(|row| row.get("payload")))
+}
+
+/// A stored log line.
+#[derive(Debug, Clone, Serialize)]
+pub struct LogLine {
+    /// The attempt that wrote it.
+    pub attempt: i32,
+    /// Number in its attempt.
+    pub sequence: i64,
+    /// When, by the agent's clock.
+    pub at: DateTime<Utc>,
+    /// stdout, stderr or agent.
+    pub stream: String,
+    /// The line.
+    pub line: String,
+}
+
+/// The last log lines of a task, oldest first.
+pub async fn logs(db: &Db, task_id: &str, most: i64) -> Result<Vec<LogLine>, StoreError> {
+    const SQL: &str = "SELECT * FROM (SELECT attempt, sequence, at, stream, line FROM logs WHERE task_id = $1 \
+        ORDER BY attempt DESC, sequence DESC LIMIT $2) l ORDER BY attempt, sequence";
+    let rows = db.connection().await?.query(SQL, &[&task_id, &most]).await?;
+    Ok(rows
+        .iter()
+        .map(|row| LogLine {
+            attempt: row.get("attempt"),
+            sequence: row.get("sequence"),
+            at: row.get("at"),
+            stream: row.get("stream"),
+            line: row.get("line"),
+        })
+        .collect())
+}
+
+/// An agent as people see it.
+#[derive(Debug, Clone, Serialize)]
+pub struct AgentSummary {
+    /// Its pool.
+    pub pool: String,
+    /// Its id.
+    pub agent: String,
+    /// Heard, and not declared lost.
+    pub live: bool,
+    /// Takes no more work.
+    pub draining: bool,
+    /// Paused by an operator.
+    pub paused: Option<Pause>,
+    /// Handlers at the same time.
+    pub slots: i32,
+    /// Places to wait beyond them.
+    pub credit: i32,
+    /// Exclusive attempts at the same time.
+    pub max_exclusive: i32,
+    /// Open attempts of its session.
+    pub open: i64,
+    /// What it offers.
+    pub handlers: Vec<String>,
+    /// The pod.
+    pub pod: String,
+    /// The node.
+    pub node: Option<String>,
+    /// The program's version.
+    pub version: String,
+    /// Its session.
+    pub session: String,
+    /// When it was last heard.
+    pub last_seen: DateTime<Utc>,
+}
+
+/// Every agent, by pool and id.
+pub async fn agents(db: &Db, pool: Option<&str>) -> Result<Vec<AgentSummary>, StoreError> {
+    const SQL: &str = "SELECT g.*, (SELECT count(*) FROM attempts a WHERE a.pool_id = g.pool_id AND a.agent_id = g.agent_id \
+            AND a.session = g.session AND a.ended_at IS NULL) AS open \
+        FROM agents g WHERE $1::text IS NULL OR g.pool_id = $1 ORDER BY g.pool_id, g.agent_id";
+    let rows = db.connection().await?.query(SQL, &[&pool]).await?;
+    Ok(rows
+        .iter()
+        .map(|row| AgentSummary {
+            pool: row.get("pool_id"),
+            agent: row.get("agent_id"),
+            live: row.get("live"),
+            draining: row.get("draining"),
+            paused: pass::pause(row),
+            slots: row.get("slots"),
+            credit: row.get("credit"),
+            max_exclusive: row.get("max_exclusive"),
+            open: row.get("open"),
+            handlers: row.get("handlers"),
+            pod: row.get("pod"),
+            node: row.get("node"),
+            version: row.get("version"),
+            session: row.get::<_, uuid::Uuid>("session").to_string(),
+            last_seen: row.get("last_seen"),
+        })
+        .collect())
+}
+
+/// A workspace as people see it.
+#[derive(Debug, Clone, Serialize)]
+pub struct WorkspaceSummary {
+    /// Its id.
+    pub workspace_id: String,
+    /// Its pool.
+    pub pool: String,
+    /// The exclusive task that stands first in it.
+    pub held_by: Option<String>,
+    /// Tasks that have not ended.
+    pub open: i64,
+    /// Paused by an operator.
+    pub paused: Option<Pause>,
+    /// Free labels.
+    pub labels: Value,
+}
+
+/// Every workspace, by id.
+pub async fn workspaces(db: &Db, pool: Option<&str>) -> Result<Vec<WorkspaceSummary>, StoreError> {
+    const SQL: &str = "SELECT w.*, (SELECT t.task_id FROM tasks t WHERE t.workspace_id = w.workspace_id AND t.exclusive \
+            AND t.position IS NOT NULL AND t.finished_at IS NULL ORDER BY t.position LIMIT 1) AS held_by, \
+            (SELECT count(*) FROM tasks t WHERE t.workspace_id = w.workspace_id AND t.finished_at IS NULL) AS open \
+        FROM workspaces w WHERE $1::text IS NULL OR w.pool_id = $1 ORDER BY w.workspace_id LIMIT $2";
+    let rows = db.connection().await?.query(SQL, &[&pool, &LIST_MAX_COUNT]).await?;
+    Ok(rows
+        .iter()
+        .map(|row| WorkspaceSummary {
+            workspace_id: row.get("workspace_id"),
+            pool: row.get("pool_id"),
+            held_by: row.get("held_by"),
+            open: row.get("open"),
+            paused: pass::pause(row),
+            labels: row.get("labels"),
+        })
+        .collect())
+}
+
+/// Every agent of a task's pool with what a pass would say of it for this task.
+pub async fn explain_agents(
+    db: &Db,
+    task_id: &switchyard_common::contract::ids::TaskId,
+) -> Result<Vec<(String, String)>, StoreError> {
+    db.transaction(|transaction| async move {
+        let sql = format!("SELECT {TASK_COLUMNS} FROM tasks t WHERE t.task_id = $1");
+        let Some(row) = transaction.query_opt(sql.as_str(), &[&task_id.as_str()]).await? else {
+            return Ok(Vec::new());
+        };
+        let task = rows::task(&row, &db.steps)?;
+        let step = task.current_step();
+        let class = crate::schedule::Class {
+            handler: step.handler.clone(),
+            exclusive: task.exclusive,
+            repeatable: step.repeatable,
+        };
+        let agents = pass::agents(&transaction, &task.pool).await?;
+        Ok(agents
+            .iter()
+            .map(|agent| {
+                let verdict = match agent.refuses(&class) {
+                    Some(reason) => format!("skipped: {}", reason.sentence()),
+                    None => {
+                        format!("could take it ({} of {} places taken)", agent.open, agent.places(&class))
+                    }
+                };
+                (agent.id.to_string(), verdict)
+            })
+            .collect())
+    })
+    .await
+}
