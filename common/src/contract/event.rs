@@ -165,12 +165,21 @@ impl EventType {
 
     /// Reads the data of an event of this type.
     pub fn parse_data(self, data: Value) -> Result<EventData, serde_json::Error> {
+        self.parse_data_at(data).map_err(serde_path_to_error::Error::into_inner)
+    }
+
+    /// Reads the data of an event of this type; the error says at which field.
+    pub fn parse_data_at(
+        self,
+        data: Value,
+    ) -> Result<EventData, serde_path_to_error::Error<serde_json::Error>> {
+        use serde_path_to_error::deserialize;
         Ok(match self {
-            Self::WorkspaceRegistered => EventData::WorkspaceRegistered(serde_json::from_value(data)?),
-            Self::TaskSubmitted => EventData::TaskSubmitted(serde_json::from_value(data)?),
-            Self::TaskApproved => EventData::TaskApproved(serde_json::from_value(data)?),
-            Self::TaskDiscarded => EventData::TaskDiscarded(serde_json::from_value(data)?),
-            Self::TaskCancelRequested => EventData::TaskCancelRequested(serde_json::from_value(data)?),
+            Self::WorkspaceRegistered => EventData::WorkspaceRegistered(deserialize(data)?),
+            Self::TaskSubmitted => EventData::TaskSubmitted(deserialize(data)?),
+            Self::TaskApproved => EventData::TaskApproved(deserialize(data)?),
+            Self::TaskDiscarded => EventData::TaskDiscarded(deserialize(data)?),
+            Self::TaskCancelRequested => EventData::TaskCancelRequested(deserialize(data)?),
         })
     }
 }

@@ -2,8 +2,11 @@
 
 /// Largest event body that is read, in bytes (1 MiB).
 pub const EVENT_BODY_MAX_BYTES: usize = 1024 * 1024;
-/// Deepest nesting of JSON that is read, in levels. serde_json refuses deeper input itself.
+/// Nesting of JSON that is refused in any message, in levels: serde_json stops there by itself.
 pub const JSON_DEPTH_MAX_LEVELS: usize = 128;
+/// Deepest nesting of an event that is accepted, in levels. Below [`JSON_DEPTH_MAX_LEVELS`], because its payload travels on inside
+/// other messages.
+pub const EVENT_DEPTH_MAX_LEVELS: usize = 100;
 /// Longest task, workspace, event or idempotency id, in characters.
 pub const ID_MAX_CHARS: usize = 128;
 /// Longest pool or agent id, in characters (a DNS label).
@@ -12,8 +15,16 @@ pub const LABEL_MAX_CHARS: usize = 63;
 pub const SOURCE_MAX_CHARS: usize = 512;
 /// Longest free text that a person writes (comment, reason), in characters.
 pub const COMMENT_MAX_CHARS: usize = 2_000;
+/// Longest name of a person or service (`approved_by` and the like), in characters.
+pub const PERSON_MAX_CHARS: usize = 128;
 /// Most labels of a workspace.
 pub const LABELS_MAX_COUNT: usize = 64;
+/// Longest key of a label, in characters.
+pub const LABEL_KEY_MAX_CHARS: usize = 128;
+/// Longest value of a label, in characters.
+pub const LABEL_VALUE_MAX_CHARS: usize = 512;
+/// Longest name of a field that an error repeats, in characters.
+pub const FIELD_EXCERPT_MAX_CHARS: usize = 60;
 /// Highest priority; 9 goes first.
 pub const PRIORITY_MAX: u8 = 9;
 /// How far in the future `not_before` and `deadline` may lie, in days (ten years).
