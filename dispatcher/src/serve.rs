@@ -105,6 +105,9 @@ async fn run_parts(
     supervise(&mut parts, "pass", context, shutdown, move |context, shutdown| {
         pass::run::run(context.db, context.wake, to_route.clone(), shutdown)
     });
+    supervise(&mut parts, "listen", context, shutdown, |context, shutdown| {
+        pass::listen::run(context.db, context.wake, shutdown)
+    });
     supervise(&mut parts, "intake", context, shutdown, intake::run::run);
     parts.run().await
 }

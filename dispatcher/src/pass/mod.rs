@@ -3,6 +3,7 @@
 //! [`once`] is one pass; [`run`] keeps one ticker per pool; [`wake`] is how everything else asks for a pass; [`narrate`] writes
 //! the log lines that operators rely on.
 
+pub mod listen;
 mod narrate;
 pub mod once;
 pub mod run;

@@ -31,6 +31,7 @@ pub struct DbConfig {
 #[derive(Clone)]
 pub struct Db {
     pool: Pool,
+    options: Arc<tokio_postgres::Config>,
     pub(crate) steps: StepsCache,
     /// This replica.
     pub replica: Uuid,
@@ -48,6 +49,7 @@ impl Db {
         options.connect_timeout(CONNECTION_WAIT_MAX);
         // UTC everywhere (incident 62); a stuck lock must not hold a pass for ever.
         options.options("-c TimeZone=UTC -c lock_timeout=10s -c statement_timeout=60s -c idle_in_transaction_session_timeout=60s");
+        let shared = Arc::new(options.clone());
         let manager =
             Manager::from_config(options, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
         let pool = Pool::builder(manager)
@@ -60,7 +62,12 @@ impl Db {
             })
             .build()
             .map_err(|error| StoreError::Statement(error.to_string()))?;
-        Ok(Self { pool, steps: StepsCache::default(), replica: config.replica })
+        Ok(Self { pool, options: shared, steps: StepsCache::default(), replica: config.replica })
+    }
+
+    /// How connections are made, for one outside the pool.
+    pub(crate) fn options(&self) -> &tokio_postgres::Config {
+        &self.options
     }
 
     /// A connection of the pool.

@@ -8,6 +8,7 @@ pub mod db;
 pub mod error;
 pub mod intake;
 pub mod letters;
+pub mod listen;
 pub mod migrate;
 pub mod notify;
 pub mod operate;
