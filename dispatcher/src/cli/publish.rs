@@ -234,13 +234,11 @@ fn submission(task: &Task) -> anyhow::Result<Value> {
     Ok(without_nulls(data))
 }
 
-fn without_nulls(data: Value) -> Value {
-    match data {
-        Value::Object(fields) => {
-            Value::Object(fields.into_iter().filter(|(_, value)| !value.is_null()).collect())
-        }
-        other => other,
+fn without_nulls(mut data: Value) -> Value {
+    if let Value::Object(fields) = &mut data {
+        fields.retain(|_, value| !value.is_null());
     }
+    data
 }
 
 fn labels_of(labels: &[String]) -> anyhow::Result<Value> {

@@ -196,12 +196,11 @@ impl<'a> Applier<'a> {
     }
 
     fn with_place(&self, task: &Task, input: &Input) -> Input {
-        match input {
-            Input::Due { place: None } if task.exclusive && task.position.is_none() => {
-                Input::Due { place: self.places.get(&task.workspace).copied() }
-            }
-            other => other.clone(),
+        let placeless = task.exclusive && task.position.is_none();
+        if placeless && matches!(input, Input::Due { place: None }) {
+            return Input::Due { place: self.places.get(&task.workspace).copied() };
         }
+        input.clone()
     }
 
     fn keep(&mut self, before: &Subject, after: &Subject) {

@@ -105,13 +105,11 @@ fn describe(error: &tokio_postgres::Error) -> String {
 
 impl From<deadpool_postgres::PoolError> for StoreError {
     fn from(error: deadpool_postgres::PoolError) -> Self {
-        match error {
-            deadpool_postgres::PoolError::Backend(error) => match Self::from(error) {
-                // A connection that cannot be made is the database being away, whatever the words.
-                Self::Statement(message) => Self::Transient(message),
-                other => other,
-            },
-            other => Self::Transient(other.to_string()),
-        }
+        let deadpool_postgres::PoolError::Backend(error) = error else {
+            return Self::Transient(error.to_string());
+        };
+        let error = Self::from(error);
+        // A connection that cannot be made is the database being away, whatever the words.
+        if let Self::Statement(message) = error { Self::Transient(message) } else { error }
     }
 }

@@ -72,7 +72,21 @@ impl Batch<'_> {
             Input::Discard { by } => ("discarded", by),
             Input::Cancel { by, force: false } => ("cancel requested", by),
             Input::Cancel { by, force: true } => ("cancel requested with force", by),
-            _ => return Ok(()),
+            Input::Due { .. }
+            | Input::Promote
+            | Input::Assign(_)
+            | Input::Returned { .. }
+            | Input::Ask { .. }
+            | Input::Started { .. }
+            | Input::Outcome { .. }
+            | Input::SessionEnded { .. }
+            | Input::NotListed
+            | Input::Revoke { .. }
+            | Input::DeadlinePassed
+            | Input::QueueTimeout
+            | Input::ApprovalExpired
+            | Input::Resolve { .. }
+            | Input::RetryNow => return Ok(()),
         };
         let detail = serde_json::json!({ "by": by, "comment": comment, "event": event.key.id, "source": event.key.source });
         self.transaction
@@ -127,9 +141,7 @@ fn rejection(task_id: &TaskId, refusal: &Refusal) -> Rejection {
         | Refusal::NotApproved
         | Refusal::OtherPool => "look at the task to see what it waits for",
     };
-    let code = match refusal {
-        Refusal::DigestMismatch { .. } => FailureKind::InvalidValue,
-        _ => FailureKind::RejectedTransition,
-    };
+    let digest_differs = matches!(refusal, Refusal::DigestMismatch { .. });
+    let code = if digest_differs { FailureKind::InvalidValue } else { FailureKind::RejectedTransition };
     Rejection::new(code, format!("task {task_id}: {refusal}"), what_to_do)
 }
