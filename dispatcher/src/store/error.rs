@@ -81,7 +81,10 @@ impl From<tokio_postgres::Error> for StoreError {
             return Self::Contention(db.message().to_owned());
         }
         match &code.code()[..2] {
-            "08" | "40" | "53" | "57" => Self::Transient(format!("{} ({})", db.message(), code.code())),
+            // 25: a server that takes no writes, as a standby before it is promoted; 55: a lock that was not free in time; 58: a disk.
+            "08" | "25" | "40" | "53" | "55" | "57" | "58" => {
+                Self::Transient(format!("{} ({})", db.message(), code.code()))
+            }
             "22" | "23" | "54" => Self::PoisonRow {
                 code: code.code().to_owned(),
                 constraint: db.constraint().map(ToOwned::to_owned),

@@ -4,15 +4,19 @@
 //! calls the pure transition function, and writes the results with a fence, in one batch each.
 
 pub mod apply;
+pub mod artifacts;
 pub mod db;
 pub mod error;
 pub mod intake;
 pub mod letters;
 pub mod listen;
+pub mod logs;
 pub mod migrate;
+pub mod notes;
 pub mod notify;
 pub mod operate;
 pub mod pass;
+pub mod reports;
 pub mod route;
 mod rows;
 mod save;
