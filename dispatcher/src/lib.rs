@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod config;
 pub mod context;
+pub mod control;
 pub mod dead_letters;
 pub mod intake;
 pub mod pass;

@@ -1,8 +1,20 @@
 //! Settle: what agents report becomes the state of tasks (design 6.6).
 //!
-//! - [`read`]: bytes to a report and its sender; [`refusal`], [`manifest`], [`batch`]: small decisions. All pure.
+//! One consumer per queue: [`outcomes`], [`starts`], [`logs`]. Each turns a batch of reports into one transaction; [`consume`] is the
+//! loop that they share. [`read`], [`refusal`], [`manifest`], [`batch`], [`outcome`] decide without I/O.
 
 pub mod batch;
+pub mod consume;
+pub mod logs;
 pub mod manifest;
+mod narrate;
+pub(crate) mod outcome;
+pub mod outcomes;
 pub mod read;
 pub mod refusal;
+pub mod starts;
+mod woken;
+
+pub use consume::{Fate, Settler};
+pub use read::Heard;
+pub(crate) use woken::wake;

@@ -1,0 +1,270 @@
+//! The loop that the consumers of reports share: batch what has queued up, settle it in one transaction, ack after the commit.
+//!
+//! Transient trouble stops consuming and is waited out; it is never a reason to nack. A message that is at fault itself is isolated,
+//! its failure recorded, then nacked (protocol D4, D5).
+
+use std::time::Duration;
+
+use switchyard_common::broker::headers::delivery_count;
+use switchyard_common::broker::{
+    Acker, ConsumerEvent, ConsumerStream, Incoming, Message, Subscription, SubscriptionHandle, ack_all,
+};
+use switchyard_common::contract::routing::ReportKind;
+use switchyard_common::failure::{Failure, FailureKind};
+use switchyard_common::guard::{catch_panic, catch_panic_sync};
+use switchyard_common::retry::RetryPolicy;
+use switchyard_common::shutdown::Shutdown;
+use tokio::time::Instant;
+
+use super::batch::{ALONE_FROM_DELIVERIES, AfterError, Fill, after_error, after_panic};
+use super::read::{Heard, read};
+use crate::store::letters::{ReportLetter, record_report};
+use crate::store::{Db, StoreError};
+
+/// How often messages that wait for something are tried again.
+const HELD_RETRY: Duration = Duration::from_millis(250);
+/// How long a message waits for what another replica may be about to store.
+pub const HELD_MAX: Duration = Duration::from_secs(5);
+
+/// What became of a report.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Fate {
+    /// It has had its effect, or has none.
+    Done,
+    /// What is left of it waits for something that may be about to arrive.
+    Hold(Box<Heard>),
+}
+
+/// What makes reports of one queue into changes in the store.
+pub trait Settler: Send + Sync {
+    /// The part's name in logs and metrics.
+    const NAME: &'static str;
+    /// Reports that come to its queue.
+    const KINDS: &'static [ReportKind];
+
+    /// Settles a batch in order and commits; one fate per report. What must follow a commit is done in here as well.
+    fn settle(&self, batch: &[&Heard]) -> impl Future<Output = Result<Vec<Fate>, StoreError>> + Send;
+}
+
+/// A report in hand.
+struct InHand {
+    message: Message,
+    acker: Acker,
+    heard: Heard,
+    since: Instant,
+}
+
+/// Consumes one queue of reports until shutdown. What is in hand then is finished; what waits goes back to the broker.
+pub(crate) struct Consumer<S> {
+    settler: S,
+    db: Db,
+    queue: String,
+    events: ConsumerStream,
+    control: SubscriptionHandle,
+    paused: bool,
+    held: Vec<InHand>,
+    held_max: usize,
+}
+
+impl<S: Settler> Consumer<S> {
+    /// On `queue`, with `prefetch` messages handed out ahead of their acks; a tenth of them may wait (protocol H).
+    pub(crate) fn new(
+        settler: S,
+        db: Db,
+        consumers: &switchyard_common::broker::ConsumeConnection,
+        queue: String,
+        prefetch: u16,
+    ) -> Self {
+        let events = consumers.subscribe(Subscription::new(queue.clone(), prefetch));
+        let control = events.handle();
+        let held_max = usize::from(prefetch / 10).max(1);
+        Self { settler, db, queue, events, control, paused: false, held: Vec::new(), held_max }
+    }
+
+    pub(crate) async fn run(mut self, shutdown: Shutdown) {
+        let mut retry = tokio::time::interval(HELD_RETRY);
+        retry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = shutdown.requested() => return,
+                event = self.events.next() => match event {
+                    Some(ConsumerEvent::Delivery(first)) => {
+                        let batch = self.gather(*first, &shutdown).await;
+                        self.handle(batch, &shutdown).await;
+                    }
+                    Some(ConsumerEvent::Lost { .. }) => self.held.clear(),
+                    Some(ConsumerEvent::Ready { .. }) => {}
+                    None => return,
+                },
+                _ = retry.tick(), if !self.held.is_empty() => {
+                    let held = std::mem::take(&mut self.held);
+                    self.handle(held, &shutdown).await;
+                }
+            }
+        }
+    }
+
+    /// The first delivery and what has queued up behind it: nobody waits for more to come.
+    async fn gather(&mut self, first: Incoming, shutdown: &Shutdown) -> Vec<InHand> {
+        let mut fill = Fill::default();
+        let mut batch = Vec::new();
+        let mut next = Some(first);
+        while let Some(incoming) = next {
+            fill.add(incoming.message.body.len());
+            batch.extend(self.take(incoming, shutdown).await);
+            next = if fill.is_full() { None } else { self.events.try_delivery() };
+        }
+        batch
+    }
+
+    /// Reads a delivery; one that is no report is recorded and nacked.
+    async fn take(&mut self, incoming: Incoming, shutdown: &Shutdown) -> Option<InHand> {
+        let Incoming { message, acker, .. } = incoming;
+        let attempted = catch_panic_sync(|| read(&message.routing_key, &message.body, S::KINDS));
+        let failure = match attempted {
+            Ok(Ok(heard)) => return Some(InHand { message, acker, heard, since: Instant::now() }),
+            Ok(Err(malformed)) => Failure::new(FailureKind::MalformedReport, malformed.to_string()),
+            Err(panic) => match after_panic(&panic, 1) {
+                AfterError::Refuse(failure) => failure,
+                AfterError::Wait | AfterError::Isolate => return None,
+            },
+        };
+        self.refuse(message, acker, failure, shutdown).await;
+        None
+    }
+
+    /// Settles a batch. A report that was delivered again and again goes alone.
+    async fn handle(&mut self, batch: Vec<InHand>, shutdown: &Shutdown) {
+        let again = |one: &InHand| delivery_count(&one.message.properties.headers) >= ALONE_FROM_DELIVERIES;
+        let (alone, together): (Vec<_>, Vec<_>) = batch.into_iter().partition(again);
+        for left in self.settle(together, shutdown).await {
+            self.settle(vec![left], shutdown).await;
+        }
+        for one in alone {
+            self.settle(vec![one], shutdown).await;
+        }
+    }
+
+    /// Settles reports together until that succeeds or one is at fault. Gives back those that must be settled one by one.
+    async fn settle(&mut self, mut batch: Vec<InHand>, shutdown: &Shutdown) -> Vec<InHand> {
+        let mut waits = 0;
+        loop {
+            // Those of a channel that is gone come again.
+            batch.retain(|one| !one.acker.is_stale());
+            if batch.is_empty() {
+                break;
+            }
+            for one in &mut batch {
+                one.heard.waited |= one.since.elapsed() >= HELD_MAX;
+            }
+            let heard: Vec<&Heard> = batch.iter().map(|one| &one.heard).collect();
+            let after = match catch_panic(self.settler.settle(&heard)).await {
+                Ok(Ok(fates)) => {
+                    self.ended(batch, fates, shutdown).await;
+                    break;
+                }
+                Ok(Err(error)) => {
+                    tracing::warn!(part = S::NAME, %error, reports = batch.len(), waits, "reports cannot be settled now");
+                    after_error(&error, batch.len())
+                }
+                Err(panic) => {
+                    tracing::error!(part = S::NAME, %panic, backtrace = panic.backtrace, reports = batch.len(),
+                        "settling reports panicked");
+                    after_panic(&panic, batch.len())
+                }
+            };
+            match after {
+                AfterError::Wait => {
+                    if !self.wait(waits, shutdown).await {
+                        return Vec::new();
+                    }
+                    waits += 1;
+                }
+                AfterError::Isolate => {
+                    self.resume();
+                    return batch;
+                }
+                AfterError::Refuse(failure) => {
+                    for one in batch {
+                        self.refuse(one.message, one.acker, failure.clone(), shutdown).await;
+                    }
+                    break;
+                }
+            }
+        }
+        self.resume();
+        Vec::new()
+    }
+
+    /// Stops consuming for a while. False when shutdown came: everything in hand goes back to the broker.
+    async fn wait(&mut self, waits: u32, shutdown: &Shutdown) -> bool {
+        self.paused = true;
+        self.control.pause();
+        metrics::counter!("switchyard_store_waits_total", "part" => S::NAME).increment(1);
+        let delay = RetryPolicy::RECONNECT.ceiling(waits).max(HELD_RETRY);
+        shutdown.sleep(delay).await
+    }
+
+    fn resume(&mut self) {
+        if std::mem::take(&mut self.paused) {
+            tracing::info!(part = S::NAME, "settling goes on");
+            self.control.resume();
+        }
+    }
+
+    /// Acks what is done and keeps what waits; beyond the limit, the oldest of those gets its last chance at once.
+    async fn ended(&mut self, batch: Vec<InHand>, fates: Vec<Fate>, shutdown: &Shutdown) {
+        let mut done = Vec::with_capacity(batch.len());
+        for (one, fate) in batch.into_iter().zip(fates) {
+            match fate {
+                Fate::Done => done.push(one.acker),
+                Fate::Hold(rest) => self.held.push(InHand { heard: *rest, ..one }),
+            }
+        }
+        let _those_that_are_stale_come_again = ack_all(done).await;
+        while self.held.len() > self.held_max {
+            let mut oldest = self.held.remove(0);
+            oldest.heard.waited = true;
+            Box::pin(self.settle(vec![oldest], shutdown)).await;
+        }
+    }
+
+    /// Records the failure, then nacks: a nack carries no reason.
+    async fn refuse(&mut self, message: Message, acker: Acker, failure: Failure, shutdown: &Shutdown) {
+        metrics::counter!("switchyard_reports_refused_total", "part" => S::NAME, "reason" => failure.kind.as_str())
+            .increment(1);
+        tracing::warn!(
+            part = S::NAME,
+            routing_key = message.routing_key,
+            reason = failure.kind.as_str(),
+            message = failure.message,
+            "a report is refused"
+        );
+        let queue = self.queue.clone();
+        let letter = ReportLetter { message: &message, queue: &queue, failure };
+        let mut waits = 0;
+        loop {
+            match record(&self.db, &letter).await {
+                Ok(()) => break,
+                Err(error) if error.is_transient() => {
+                    tracing::warn!(part = S::NAME, %error, "a refusal waits for the database");
+                    if !self.wait(waits, shutdown).await {
+                        return;
+                    }
+                    waits += 1;
+                }
+                Err(error) => {
+                    tracing::error!(part = S::NAME, %error,
+                        "a refusal cannot be recorded; the broker's copy will make its record");
+                    break;
+                }
+            }
+        }
+        self.resume();
+        let _one_that_is_stale_comes_again = acker.nack(false).await;
+    }
+}
+
+async fn record(db: &Db, letter: &ReportLetter<'_>) -> Result<(), StoreError> {
+    db.transaction(|transaction| async move { record_report(&transaction, letter).await }).await
+}
