@@ -177,6 +177,9 @@ fn reported_end(end: HandlerEnd, stop: Option<StoppedBy>) -> (OutcomeEnd, BTreeM
         HandlerEnd::Failed(failure) => (OutcomeEnd::Failed { failure: failure.bounded() }, none),
         HandlerEnd::Panicked(failure) => (OutcomeEnd::Panicked { failure: failure.bounded() }, none),
         HandlerEnd::TimedOut(failure) => (OutcomeEnd::TimedOut { failure: failure.bounded() }, none),
+        HandlerEnd::KeepAliveStopped => {
+            (OutcomeEnd::Cancelled { by: stop.unwrap_or(StoppedBy::Silence) }, none)
+        }
         HandlerEnd::Stopped => match stop {
             Some(by) => (OutcomeEnd::Cancelled { by }, none),
             None => {

@@ -92,6 +92,8 @@ pub enum HandlerEnd {
     TimedOut(Failure),
     /// It ended because it was told to stop.
     Stopped,
+    /// Its own supervisor ended it when the keep-alive stopped, before the machine knew of its silence (protocol C3, C4).
+    KeepAliveStopped,
 }
 
 /// What the shell has to do, in this order.

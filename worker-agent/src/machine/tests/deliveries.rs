@@ -121,10 +121,9 @@ fn an_assignment_of_an_older_epoch_is_refused_and_reports_carry_the_newest() {
     let epochs: Vec<i64> = came
         .0
         .iter()
-        .filter_map(|e| match e {
-            crate::machine::Effect::Publish(publish) => Some(publish.epoch),
-            _ => None,
-        })
+        .filter_map(
+            |e| if let crate::machine::Effect::Publish(publish) = e { Some(publish.epoch) } else { None },
+        )
         .collect();
     assert_eq!(epochs, [5]);
 }

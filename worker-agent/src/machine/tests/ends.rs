@@ -2,7 +2,7 @@
 
 use switchyard_common::contract::artifact::Manifest;
 use switchyard_common::contract::limits::{ARTIFACT_PART_MAX_BYTES, ARTIFACTS_TOTAL_MAX_BYTES};
-use switchyard_common::contract::report::OutcomeEnd;
+use switchyard_common::contract::report::{OutcomeEnd, StoppedBy};
 use switchyard_common::failure::FailureKind;
 
 use super::rig::{Rig, failed, failure, files, succeeded};
@@ -91,6 +91,15 @@ fn a_handler_that_says_stopped_without_a_stop_has_failed() {
     rig.deliver(&work);
     let came = rig.end(&work, HandlerEnd::Stopped);
     assert_eq!(came.outcomes()[0].failure().map(|failure| failure.kind), Some(FailureKind::Interrupted));
+}
+
+#[test]
+fn a_handler_whose_supervisor_heard_no_keep_alive_was_stopped_by_silence() {
+    let mut rig = Rig::heard();
+    let work = rig.exclusive(1);
+    rig.deliver(&work);
+    let came = rig.end(&work, HandlerEnd::KeepAliveStopped);
+    assert_eq!(came.outcomes(), [OutcomeEnd::Cancelled { by: StoppedBy::Silence }]);
 }
 
 #[test]

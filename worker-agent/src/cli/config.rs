@@ -1,0 +1,194 @@
+//! The configuration of the process, from the environment and the TOML file; all errors are reported together.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use switchyard_common::broker::BrokerConfig;
+use switchyard_common::config::{ConfigErrors, Key, Loader, env_key, key};
+use switchyard_common::contract::ids::{AgentId, AgentRef, PoolId};
+use switchyard_common::contract::topology::Namespace;
+use switchyard_common::shutdown::DEFAULT_DRAIN_SECONDS;
+
+use super::handlers::HandlerSpecs;
+use crate::agent::AgentConfig;
+
+/// The pool unless configured.
+const POOL_DEFAULT: &str = "default";
+/// Variables of the dispatcher and of the local tools, which may stand in the same environment.
+const OTHERS_VARIABLES: [&str; 15] = [
+    "SWITCHYARD_HANDLERS",
+    "SWITCHYARD_CONFIG",
+    "SWITCHYARD_LOG",
+    "SWITCHYARD_DATABASE_URL",
+    "SWITCHYARD_DATABASE_URL_FILE",
+    "SWITCHYARD_DATABASE_CONNECTIONS_MAX",
+    "SWITCHYARD_HTTP_LISTEN",
+    "SWITCHYARD_LOCAL_DIR",
+    "SWITCHYARD_ACTOR",
+    "SWITCHYARD_ALLOW_NEW_POOLS",
+    "SWITCHYARD_HOLD_EVENTS_FOR",
+    "SWITCHYARD_RUN_TIMEOUT_GRACE",
+    "SWITCHYARD_ARTIFACTS_TOTAL_MAX",
+    "SWITCHYARD_SIM_SEED",
+    "SWITCHYARD_SIM_SEEDS",
+];
+
+/// Everything that the process needs to run.
+#[derive(Debug, Clone)]
+pub struct ProcessConfig {
+    /// The agent.
+    pub agent: AgentConfig,
+    /// Its handlers, not yet made.
+    pub handlers: HandlerSpecs,
+    /// Where programs have their working directories.
+    pub work_dir: PathBuf,
+    /// Time from the first signal to the end.
+    pub drain_for: Duration,
+}
+
+impl ProcessConfig {
+    /// Reads the configuration of this process.
+    ///
+    /// # Errors
+    /// All that is wrong.
+    pub fn from_process(file: Option<&Path>) -> Result<Self, ConfigErrors> {
+        let text = match file.map(|path| (path, std::fs::read_to_string(path))) {
+            None => None,
+            Some((_, Ok(text))) => Some(text),
+            Some((path, Err(error))) => {
+                let wrong = format!("cannot read the configuration file {}: {error}", path.display());
+                return Err(ConfigErrors(vec![wrong]));
+            }
+        };
+        let variables = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let base_dir = file.and_then(Path::parent).unwrap_or(Path::new("."));
+        Self::read(Loader::new(variables, text.as_deref()), base_dir, host_name())
+    }
+
+    /// Reads a configuration. Relative commands of handlers are relative to `base_dir`; `host` names the agent where nothing else does.
+    ///
+    /// # Errors
+    /// All that is wrong.
+    pub fn read(mut loader: Loader, base_dir: &Path, host: Option<String>) -> Result<Self, ConfigErrors> {
+        loader.also_known(OTHERS_VARIABLES);
+        let url = loader.required_secret(env_key("SWITCHYARD_AMQP_URL"));
+        let pool = pool(&mut loader);
+        let pod = loader.optional::<String>(env_key("POD_NAME"));
+        let agent_id = agent_id(&mut loader, pod.clone().or_else(|| host.clone()));
+        let handlers = HandlerSpecs::read(&mut loader, base_dir);
+        let node = loader.optional(env_key("NODE_NAME"));
+        let namespace = namespace(&mut loader);
+        let drain_for = loader
+            .value(key("drain_for", "SWITCHYARD_DRAIN_FOR"), Duration::from_secs(DEFAULT_DRAIN_SECONDS));
+        let work_dir = loader.optional::<PathBuf>(key("work_dir", "SWITCHYARD_WORK_DIR"));
+        // Read before anything that is missing ends the reading, so that every error is told at once.
+        let times = Times::read(&mut loader);
+        let agent = pool.zip(agent_id).map(|(pool, agent)| {
+            let agent = AgentRef { pool, agent };
+            let broker = BrokerConfig::new(url.clone().unwrap_or_default(), agent.to_string());
+            let pod = pod.or(host).unwrap_or_else(|| agent.agent.to_string());
+            times.apply(AgentConfig { namespace, pod, node, ..AgentConfig::new(broker, agent) })
+        });
+        if let (Some(config), Some(handlers)) = (&agent, &handlers) {
+            for error in problems(config, handlers, url.is_some()) {
+                loader.error(AGENT, &error);
+            }
+        }
+        let (_, agent, handlers) = loader.finish((url, agent, handlers))?;
+        let work_dir = work_dir.unwrap_or_else(|| default_work_dir(&agent.agent));
+        Ok(Self { agent, handlers, work_dir, drain_for })
+    }
+}
+
+/// Where errors that concern several values are said to be.
+const AGENT: Key = env_key("the agent");
+
+/// The numbers of an agent.
+struct Times {
+    slots: u32,
+    credit: u32,
+    max_exclusive: u32,
+    heartbeat: Option<Duration>,
+    lost_timeout: Option<Duration>,
+    start_window: Option<Duration>,
+}
+
+impl Times {
+    fn read(loader: &mut Loader) -> Self {
+        let slots = loader.value(key("slots", "SWITCHYARD_SLOTS"), crate::agent::SLOTS_DEFAULT);
+        Self {
+            slots,
+            // As many waiting as running: else a slot's round trip bounds its throughput (protocol B10).
+            credit: loader.value(key("credit", "SWITCHYARD_CREDIT"), slots),
+            max_exclusive: loader
+                .value(key("max_exclusive", "SWITCHYARD_MAX_EXCLUSIVE"), crate::agent::MAX_EXCLUSIVE_DEFAULT),
+            heartbeat: loader.optional(key("heartbeat", "SWITCHYARD_HEARTBEAT")),
+            lost_timeout: loader.optional(key("lost_after", "SWITCHYARD_AGENT_LOST_AFTER")),
+            start_window: loader.optional(key("start_window", "SWITCHYARD_START_WINDOW")),
+        }
+    }
+
+    fn apply(self, defaults: AgentConfig) -> AgentConfig {
+        AgentConfig {
+            slots: self.slots,
+            credit: self.credit,
+            max_exclusive: self.max_exclusive,
+            heartbeat: self.heartbeat.unwrap_or(defaults.heartbeat),
+            lost_timeout: self.lost_timeout.unwrap_or(defaults.lost_timeout),
+            start_window: self.start_window.unwrap_or(defaults.start_window),
+            ..defaults
+        }
+    }
+}
+
+fn problems(config: &AgentConfig, handlers: &HandlerSpecs, url_is_set: bool) -> Vec<String> {
+    let mut settings = config.settings(&crate::handler::Handlers::new());
+    settings.handlers = handlers.names();
+    settings.kill_grace = handlers.kill_grace_max();
+    let mut wrong: Vec<String> =
+        settings.check().err().unwrap_or_default().iter().map(ToString::to_string).collect();
+    if url_is_set {
+        wrong.extend(config.broker.check().err().map(|error| error.to_string()));
+    }
+    wrong
+}
+
+fn pool(loader: &mut Loader) -> Option<PoolId> {
+    let place = key("pool", "SWITCHYARD_POOL");
+    let text = loader.value(place, POOL_DEFAULT.to_owned());
+    told(loader, place, PoolId::new(text))
+}
+
+fn agent_id(loader: &mut Loader, default: Option<String>) -> Option<AgentId> {
+    let place = key("agent_id", "SWITCHYARD_AGENT_ID");
+    match loader.optional::<String>(place).or(default) {
+        Some(text) => {
+            let id = AgentId::new(&text).map_err(|error| format!("{text:?} {error}"));
+            told(loader, place, id)
+        }
+        None => {
+            loader.error(place, "is needed: there is neither POD_NAME nor a host name to take it from");
+            None
+        }
+    }
+}
+
+fn namespace(loader: &mut Loader) -> Namespace {
+    let place = key("namespace", "SWITCHYARD_NAMESPACE");
+    let named = loader.optional::<String>(place).map(Namespace::new);
+    named.and_then(|named| told(loader, place, named)).unwrap_or_default()
+}
+
+fn told<T, E: std::fmt::Display>(loader: &mut Loader, place: Key, value: Result<T, E>) -> Option<T> {
+    value.map_err(|error| loader.error(place, &error.to_string())).ok()
+}
+
+fn host_name() -> Option<String> {
+    nix::unistd::gethostname().ok()?.into_string().ok()
+}
+
+/// One per agent, so that two agents of one machine do not meet.
+fn default_work_dir(agent: &AgentRef) -> PathBuf {
+    std::env::temp_dir().join(format!("switchyard-agent-{}-{}", agent.pool, agent.agent))
+}

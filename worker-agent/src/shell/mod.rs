@@ -1,0 +1,31 @@
+//! The thin driver: connects the machine to the broker, the clock and the handlers. It decides nothing.
+//!
+//! ```text
+//! agent queue ──┐                                    ┌──> outbox ──> reports exchange ──┐
+//! control queue ├─> link ──> driver ──> machine ──> effects ──> settler ──> ack, nack   │
+//! handlers ─────┘              ^                     └──> runner ──> handlers ──┐       │
+//!                              └──────────── ended, confirmed, lost ────────────┴───────┘
+//! ```
+//!
+//! - `driver`: the one loop; `effects` are carried out without awaiting anything, so heartbeats are never held up
+//! - `link`: the consume connection; `outbox`: the publish connection; `settler`: acks and nacks
+//! - `runner`: handlers in guarded tasks; `attempt_log`, `log_shipper`: their log lines
+//! - `clock`, `ids`: what the machine must not have itself
+
+mod attempt_log;
+mod clock;
+mod driver;
+mod ids;
+mod limits;
+mod link;
+mod log_shipper;
+mod notes;
+mod outbox;
+mod reports;
+mod runner;
+mod settler;
+
+pub(crate) use attempt_log::AttemptLog;
+pub(crate) use clock::for_supervisor;
+pub(crate) use driver::Driver;
+pub use driver::Finished;
