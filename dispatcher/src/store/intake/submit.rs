@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use chrono::{DateTime, Utc};
 use switchyard_common::contract::answer::Accepted;
 use switchyard_common::contract::ids::{PoolId, TaskId, WorkspaceId};
 use switchyard_common::failure::FailureKind;
@@ -12,6 +11,7 @@ use tokio_postgres::types::ToSql;
 use super::Batch;
 use super::workspaces::Workspace;
 use crate::intake::command::{Admitted, Command, NewTask, Rejection, Verdict};
+use crate::intake::new_task::new_task;
 use crate::store::StoreError;
 use crate::store::apply::places;
 use crate::store::rows::parsed;
@@ -64,7 +64,8 @@ impl Batch<'_> {
         for candidate in candidates {
             match judge(&candidate, &workspaces, &mut taken) {
                 Ok(workspace) => {
-                    let task = new_task(candidate.new, workspace, &mut places, self.now);
+                    let place = places.get_mut(&candidate.new.workspace);
+                    let task = new_task(candidate.new, &workspace.pool, place, self.now);
                     self.pools.insert(task.pool.clone());
                     self.verdicts[candidate.index] = Some(accepted(candidate.event, &task));
                     let (event, new, paused) = (candidate.event, candidate.new, workspace.paused);
@@ -328,53 +329,6 @@ fn judge<'w>(
         taken.by_key.insert((event.key.source.clone(), key.clone()), (new.task_id.clone(), status));
     }
     Ok(workspace)
-}
-
-/// A new task in the state that its time and its workspace give it.
-fn new_task(
-    new: &NewTask,
-    workspace: &Workspace,
-    places: &mut BTreeMap<WorkspaceId, Place>,
-    now: DateTime<Utc>,
-) -> Task {
-    let run_after = new.not_before.filter(|at| *at > now);
-    let mut status = Status::Pending;
-    let mut position = None;
-    if new.kind.exclusive
-        && run_after.is_none()
-        && let Some(place) = places.get_mut(&new.workspace)
-    {
-        status = if place.is_head { Status::Pending } else { Status::Blocked };
-        position = Some(place.position);
-        *place = Place { position: place.position + 1, is_head: false };
-    }
-    Task {
-        id: new.task_id.clone(),
-        workspace: new.workspace.clone(),
-        pool: workspace.pool.clone(),
-        kind: new.kind.name.clone(),
-        exclusive: new.kind.exclusive,
-        steps: new.kind.steps.clone(),
-        step: 0,
-        status,
-        holds: false,
-        position,
-        run_after,
-        deadline: new.deadline,
-        since: now,
-        attempts: 0,
-        charge: 0,
-        losses: 0,
-        step_started: false,
-        assignee: None,
-        approval: None,
-        auto_approve: new.auto_approve,
-        artifact: None,
-        cancel: None,
-        failure: None,
-        finished_at: None,
-        version: 1,
-    }
 }
 
 fn accepted(event: &Admitted, task: &Task) -> Verdict {
