@@ -447,3 +447,23 @@ async fn wait_for_consumers(queue: &Queue, wanted: u32) {
     })
     .await;
 }
+
+#[tokio::test]
+async fn hostile_properties_arrive_as_a_message_instead_of_ending_the_consumer() {
+    let queue = Queue::new("hostile").await;
+    raw::publish(&url(), &queue.name, raw::MESSAGE_ID, &raw::short(b"id-\xff\xfe")).await;
+    // 20,000 levels overflow the stack of the client library's thread, which ends the process.
+    raw::publish(&url(), &queue.name, raw::HEADERS, &raw::nested_headers(20_000)).await;
+    let connection = consumer(&config());
+    let mut events = connection.subscribe(Subscription::new(&queue.name, 5));
+    next_ready(&mut events).await;
+    let not_utf8 = next_delivery(&mut events).await;
+    assert_eq!(not_utf8.message.properties.message_id.as_deref(), Some("id-??"));
+    let nested = next_delivery(&mut events).await;
+    assert!(nested.message.headers_truncated);
+    for incoming in [not_utf8, nested] {
+        assert_eq!(body(&incoming), "body");
+        assert_eq!(incoming.acker.nack(false).await, AckResult::Sent);
+    }
+    queue.delete().await;
+}

@@ -12,6 +12,8 @@ pub const HEADERS_READ_MAX_COUNT: usize = 512;
 pub const HEADER_TEXT_READ_MAX_BYTES: usize = 8 * 1024;
 /// Deepest nesting of headers that is read.
 pub const HEADERS_READ_MAX_DEPTH: usize = 8;
+/// Deepest nesting of headers that reaches the client library; deeper ones become bytes.
+pub const HEADERS_WIRE_MAX_DEPTH: usize = 16;
 /// Most entries of `x-death` that are read.
 pub const DEATHS_READ_MAX_COUNT: usize = 32;
 /// Most publishes in flight (sent, not yet confirmed) unless configured.

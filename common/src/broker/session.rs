@@ -2,22 +2,18 @@
 //! next one.
 
 use std::future::Future;
-use std::io;
-use std::net::{Shutdown as SocketSide, TcpStream};
-use std::os::fd::AsFd as _;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
-use lapin::tcp::{AsyncTcpStream, TLSConfig};
-use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Channel, Connection, ConnectionProperties, Event};
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::fault::Fault;
 use super::settings::{BrokerConfig, BrokerConfigError};
+use super::transport::{SocketHandle, connect};
 
 /// How often a connection is looked at, should the library not have announced its end.
 const STATUS_CHECK_MILLIS: u64 = 250;
@@ -219,54 +215,6 @@ impl SessionEvents {
                 Some(_) => {}
                 None => self.session.end(Fault::local("the connection has ended")),
             }
-        }
-    }
-}
-
-/// Connects through the library's own transport, with what it leaves out: a timeout for the TCP connection,
-/// TCP_NODELAY (a small confirm must not wait for the next segment), and a second handle on the socket.
-async fn connect(
-    uri: AMQPUri,
-    properties: ConnectionProperties,
-    socket: SocketHandle,
-    timeout: Duration,
-) -> lapin::Result<Connection> {
-    let runtime = lapin::runtime::default_runtime()?;
-    Connection::connector(
-        uri,
-        runtime,
-        async move |uri: AMQPUri, runtime| {
-            let address = runtime.to_socket_addrs((uri.authority.host.clone(), uri.authority.port));
-            let connecting = AsyncTcpStream::connect(&runtime, address);
-            let late = || io::Error::new(io::ErrorKind::TimedOut, "no TCP connection in time");
-            let stream = tokio::time::timeout(timeout, connecting).await.map_err(|_| late())??;
-            if let AsyncTcpStream::Plain(plain) = &stream {
-                plain.get_ref().set_nodelay(true)?;
-                socket.set(TcpStream::from(plain.get_ref().as_fd().try_clone_to_owned()?));
-            }
-            match uri.scheme {
-                AMQPScheme::AMQP => Ok(stream),
-                AMQPScheme::AMQPS => Ok(stream.into_tls(&uri.authority.host, TLSConfig::default()).await?),
-            }
-        },
-        properties,
-    )
-    .await
-}
-
-/// A second handle on a connection's socket, to end it whatever the library is doing.
-#[derive(Clone, Debug, Default)]
-struct SocketHandle(Arc<Mutex<Option<TcpStream>>>);
-
-impl SocketHandle {
-    fn set(&self, socket: TcpStream) {
-        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(socket);
-    }
-
-    fn cut(&self) {
-        if let Some(socket) = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take() {
-            // An error means that it is closed already.
-            let _ = socket.shutdown(SocketSide::Both);
         }
     }
 }

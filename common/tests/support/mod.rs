@@ -1,6 +1,7 @@
 //! What the broker tests share: the broker's address, names of their own, queues, and a proxy that can be cut.
 
 pub(crate) mod proxy;
+pub(crate) mod raw;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,0 +1,161 @@
+//! The connection's transport: TCP or TLS with a timeout, a second handle on the socket, and the [`FrameFilter`]
+//! between the broker and the client library.
+//!
+//! The library is generic over its runtime, and the runtime names the type of its TCP streams. [`HardenedReactor`] is
+//! Tokio's with another stream type; that is the one way to put something between the socket and the library.
+
+use std::io;
+use std::net::{Shutdown as SocketSide, SocketAddr, TcpStream};
+use std::os::fd::{AsFd, AsRawFd};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use async_rs::traits::Reactor;
+use async_rs::util::RuntimeParts;
+use async_rs::{Runtime, Tokio};
+use futures::Stream;
+use futures::io::{AsyncRead, AsyncWrite};
+use lapin::tcp::{AsyncTcpStream, TLSConfig};
+use lapin::uri::{AMQPScheme, AMQPUri};
+use lapin::{Connection, ConnectionProperties};
+
+use super::wire::FrameFilter;
+
+/// How much is read from the socket at once.
+const READ_BYTES: usize = 64 * 1024;
+
+type PlainOrTls = AsyncTcpStream<<Tokio as Reactor>::TcpStream>;
+
+/// Connects and shakes hands. The TCP connection may take `timeout`; the handshake is the caller's to bound, with
+/// [`SocketHandle::cut`] to end it.
+pub(super) async fn connect(
+    uri: AMQPUri,
+    properties: ConnectionProperties,
+    socket: SocketHandle,
+    timeout: Duration,
+) -> lapin::Result<Connection> {
+    let tokio = Tokio::current();
+    let runtime = Runtime::new(RuntimeParts::new(tokio.clone(), HardenedReactor(tokio.clone())));
+    let transport = async move |uri: AMQPUri, _runtime: Runtime<_>| {
+        let plain = Runtime::new(tokio.clone());
+        let address = plain.to_socket_addrs((uri.authority.host.clone(), uri.authority.port));
+        let connecting = PlainOrTls::connect(&tokio, address);
+        let late = |_| io::Error::new(io::ErrorKind::TimedOut, "no TCP connection in time");
+        let stream = tokio::time::timeout(timeout, connecting).await.map_err(late)??;
+        if let AsyncTcpStream::Plain(plain) = &stream {
+            socket.set(TcpStream::from(plain.get_ref().as_fd().try_clone_to_owned()?));
+        }
+        let stream = match uri.scheme {
+            AMQPScheme::AMQP => stream,
+            AMQPScheme::AMQPS => stream.into_tls(&uri.authority.host, TLSConfig::default()).await?,
+        };
+        Ok(AsyncTcpStream::Plain(HardenedStream::new(stream)))
+    };
+    Connection::connector(uri, runtime, transport, properties).await
+}
+
+/// A second handle on a connection's socket, to end it whatever the library is doing.
+#[derive(Clone, Debug, Default)]
+pub(super) struct SocketHandle(Arc<Mutex<Option<TcpStream>>>);
+
+impl SocketHandle {
+    fn slot(&self) -> MutexGuard<'_, Option<TcpStream>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, socket: TcpStream) {
+        *self.slot() = Some(socket);
+    }
+
+    /// Closes the socket in both directions.
+    pub(super) fn cut(&self) {
+        if let Some(socket) = self.slot().take() {
+            // An error means that it is closed already.
+            let _ = socket.shutdown(SocketSide::Both);
+        }
+    }
+}
+
+/// A stream whose reading side passes through the [`FrameFilter`].
+pub(super) struct HardenedStream {
+    inner: PlainOrTls,
+    filter: FrameFilter,
+    piece: Box<[u8]>,
+}
+
+impl HardenedStream {
+    fn new(inner: PlainOrTls) -> Self {
+        Self { inner, filter: FrameFilter::default(), piece: vec![0; READ_BYTES].into_boxed_slice() }
+    }
+}
+
+impl AsyncRead for HardenedStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        while this.filter.is_drained() {
+            let count = ready!(Pin::new(&mut this.inner).poll_read(cx, &mut this.piece))?;
+            if count == 0 {
+                return Poll::Ready(Ok(0));
+            }
+            let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+            this.filter.push(&this.piece[..count]).map_err(invalid)?;
+        }
+        Poll::Ready(Ok(this.filter.take(buffer)))
+    }
+}
+
+impl AsyncWrite for HardenedStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().inner).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().inner).poll_write_vectored(cx, pieces)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+    }
+
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_close(cx)
+    }
+}
+
+/// Tokio's reactor with [`HardenedStream`] as its stream.
+#[derive(Clone, Debug)]
+pub(super) struct HardenedReactor(Tokio);
+
+impl Reactor for HardenedReactor {
+    type TcpStream = HardenedStream;
+    type Sleep = <Tokio as Reactor>::Sleep;
+
+    fn register<H: io::Read + io::Write + AsFd + AsRawFd + Send + 'static>(
+        &self,
+        socket: H,
+    ) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + 'static> {
+        self.0.register(socket)
+    }
+
+    fn sleep(&self, duration: Duration) -> Self::Sleep {
+        self.0.sleep(duration)
+    }
+
+    fn interval(&self, duration: Duration) -> impl Stream<Item = Instant> + Send + 'static {
+        self.0.interval(duration)
+    }
+
+    fn tcp_connect_addr(
+        &self,
+        address: SocketAddr,
+    ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
+        let connecting = self.0.tcp_connect_addr(address);
+        async move { Ok(HardenedStream::new(AsyncTcpStream::Plain(connecting.await?))) }
+    }
+}
