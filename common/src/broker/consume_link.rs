@@ -38,7 +38,6 @@ impl ConsumeLink {
     pub(super) async fn run(mut self) {
         let mut reconnect = Reconnect::new(self.config.reconnect);
         loop {
-            let begun = Instant::now();
             let ended = catch_panic(self.one_connection(&mut reconnect)).await;
             self.sessions.send_replace(None);
             let fault = match ended {
@@ -49,7 +48,7 @@ impl ConsumeLink {
                     Fault::local(capture.to_string())
                 }
             };
-            let delay = reconnect.delay_after(begun.elapsed(), &mut rand::rng());
+            let delay = reconnect.next_delay(Instant::now(), &mut rand::rng());
             self.state.down(&fault, delay);
             tokio::select! {
                 () = self.closing.cancelled() => break,
@@ -61,14 +60,14 @@ impl ConsumeLink {
 
     /// One connection from open to end. `Ok` when it was closed on purpose.
     async fn one_connection(&mut self, reconnect: &mut Reconnect) -> Result<(), Fault> {
-        self.generation += 1;
         let (session, mut events) = tokio::select! {
-            opened = Session::open_numbered(&self.config, self.role, self.generation) => opened?,
+            opened = Session::open_numbered(&self.config, self.role, self.generation + 1) => opened?,
             () = self.closing.cancelled() => return Ok(()),
         };
+        let closing = self.closing.clone();
         let lived = tokio::select! {
             lived = self.live(&session, &mut events, reconnect) => lived,
-            () = self.closing.cancelled() => Ok(()),
+            () = closing.cancelled() => Ok(()),
         };
         self.sessions.send_replace(None);
         match lived {
@@ -84,7 +83,7 @@ impl ConsumeLink {
 
     /// Sets the connection up, hands it to the subscriptions, and waits for its end.
     async fn live(
-        &self,
+        &mut self,
         session: &Session,
         events: &mut SessionEvents,
         reconnect: &mut Reconnect,
@@ -96,6 +95,8 @@ impl ConsumeLink {
                 ready = self.set_up(session, reconnect) => { ready?; break }
             }
         }
+        self.generation = session.generation();
+        reconnect.came_up(Instant::now());
         self.state.up(self.generation);
         self.sessions.send_replace(Some(session.clone()));
         loop {
@@ -108,14 +109,13 @@ impl ConsumeLink {
 
     /// Runs the setup until it succeeds; each try uses the same connection, so that a lock that somebody else holds
     /// does not make us reconnect for nothing.
-    async fn set_up(&self, session: &Session, reconnect: &mut Reconnect) -> Result<(), Fault> {
+    async fn set_up(&mut self, session: &Session, reconnect: &mut Reconnect) -> Result<(), Fault> {
         loop {
-            let begun = Instant::now();
             let error = match (self.setup)(session.clone()).await {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
-            let delay = reconnect.delay_after(begun.elapsed(), &mut rand::rng());
+            let delay = reconnect.next_delay(Instant::now(), &mut rand::rng());
             self.state.down(&Fault::local(format!("setup failed: {error}")), delay);
             tokio::time::sleep(delay).await;
             if !session.is_alive() {

@@ -75,8 +75,6 @@ mod settings;
 mod state;
 mod subscription;
 pub mod topology;
-mod transport;
-mod wire;
 
 pub use acker::{AckCounts, AckResult, Acker, ack_all};
 pub use consumer::{

@@ -64,8 +64,7 @@ impl PublishLink {
     pub(super) async fn run(mut self) {
         let mut reconnect = Reconnect::new(self.config.reconnect);
         loop {
-            let begun = Instant::now();
-            let fault = match catch_panic(self.one_connection()).await {
+            let fault = match catch_panic(self.one_connection(&mut reconnect)).await {
                 Ok(Ok(())) => break,
                 Ok(Err(fault)) => fault,
                 Err(capture) => {
@@ -73,7 +72,7 @@ impl PublishLink {
                     Fault::local(capture.to_string())
                 }
             };
-            let delay = reconnect.delay_after(begun.elapsed(), &mut rand::rng());
+            let delay = reconnect.next_delay(Instant::now(), &mut rand::rng());
             self.state.down(&fault, delay);
             tokio::select! {
                 () = self.closing.cancelled() => break,
@@ -84,13 +83,14 @@ impl PublishLink {
     }
 
     /// One connection from open to end. `Ok` when the publisher was closed.
-    async fn one_connection(&mut self) -> Result<(), Fault> {
-        self.generation += 1;
+    async fn one_connection(&mut self, reconnect: &mut Reconnect) -> Result<(), Fault> {
         let opened = tokio::select! {
-            opened = open(&self.config, self.role, self.generation) => opened?,
+            opened = open(&self.config, self.role, self.generation + 1) => opened?,
             () = self.closing.cancelled() => return Ok(()),
         };
         let (session, events, channel) = opened;
+        self.generation = session.generation();
+        reconnect.came_up(Instant::now());
         self.state.up(self.generation);
         let mut flight = Flight::new(channel, self.next_no);
         let ended = self.serve(&mut flight, events).await;

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::retry::RetryPolicy;
 
-/// A connection that lived this long was healthy: the next loss starts with short delays again.
-const HEALTHY_SECONDS: u64 = 10;
+/// A connection that was up for this long was healthy: after its loss the delays start short again.
+const HEALTHY_MILLIS: u64 = 2_000;
 /// Shortest delay, so that a connection that fails at once is not retried in a tight loop.
 const DELAY_MIN_MILLIS: u64 = 20;
 
@@ -14,16 +16,24 @@ const DELAY_MIN_MILLIS: u64 = 20;
 pub(super) struct Reconnect {
     policy: RetryPolicy,
     attempt: u32,
+    up_since: Option<Instant>,
 }
 
 impl Reconnect {
     pub(super) fn new(policy: RetryPolicy) -> Self {
-        Self { policy, attempt: 0 }
+        Self { policy, attempt: 0, up_since: None }
     }
 
-    /// The delay after a connection, or a try, that lived for `lived`.
-    pub(super) fn delay_after(&mut self, lived: Duration, rng: &mut impl rand::Rng) -> Duration {
-        if lived >= Duration::from_secs(HEALTHY_SECONDS) {
+    /// The connection is usable from now on.
+    pub(super) fn came_up(&mut self, now: Instant) {
+        self.up_since = Some(now);
+    }
+
+    /// The delay after a loss, or after a try that failed. The time that a try took does not count as health: one
+    /// that hangs until its timeout is no better than one that is refused.
+    pub(super) fn next_delay(&mut self, now: Instant, rng: &mut impl rand::Rng) -> Duration {
+        let healthy = Duration::from_millis(HEALTHY_MILLIS);
+        if self.up_since.take().is_some_and(|since| now.duration_since(since) >= healthy) {
             self.attempt = 0;
         }
         let delay = self.policy.next_delay(self.attempt, rng);
@@ -41,12 +51,18 @@ mod tests {
     fn delays_grow_until_a_connection_was_healthy() {
         let mut rng = rand::rngs::StdRng::seed_from_u64(1);
         let mut reconnect = Reconnect::new(RetryPolicy::RECONNECT);
-        for _ in 0..20 {
-            let delay = reconnect.delay_after(Duration::ZERO, &mut rng);
+        let begun = Instant::now();
+        let later = |millis| begun + Duration::from_millis(millis);
+        for n in 0..20 {
+            let delay = reconnect.next_delay(later(n * 60_000), &mut rng);
             assert!(delay >= Duration::from_millis(DELAY_MIN_MILLIS) && delay <= RetryPolicy::RECONNECT.max);
         }
-        assert_eq!(reconnect.attempt, 20);
-        reconnect.delay_after(Duration::from_secs(HEALTHY_SECONDS), &mut rng);
+        assert_eq!(reconnect.attempt, 20, "slow tries are not health");
+        reconnect.came_up(begun);
+        reconnect.next_delay(later(HEALTHY_MILLIS - 1), &mut rng);
+        assert_eq!(reconnect.attempt, 21, "too short to count");
+        reconnect.came_up(begun);
+        reconnect.next_delay(later(HEALTHY_MILLIS), &mut rng);
         assert_eq!(reconnect.attempt, 1);
     }
 }

@@ -13,7 +13,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::fault::Fault;
 use super::settings::{BrokerConfig, BrokerConfigError};
-use super::transport::{SocketHandle, connect};
+use transport::{SocketHandle, connect};
+
+mod transport;
+mod wire;
 
 /// How often a connection is looked at, should the library not have announced its end.
 const STATUS_CHECK_MILLIS: u64 = 250;

@@ -1,11 +1,14 @@
 //! What a supervised connection says about itself.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 
 use super::fault::Fault;
+
+/// While a connection stays down for the same reason, the log says so again after this long.
+const REMIND_SECONDS: u64 = 30;
 
 /// The state of a supervised connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +50,8 @@ pub(super) struct StateSender {
     role: &'static str,
     url: String,
     sender: watch::Sender<ConnectionState>,
+    /// What was last said about being down, and when.
+    said: Option<(Fault, Instant)>,
 }
 
 impl StateSender {
@@ -54,11 +59,12 @@ impl StateSender {
         let down = ConnectionState::Down { since: Utc::now(), reason: "not connected yet".to_owned() };
         let (sender, receiver) = watch::channel(down);
         gauge(role, false);
-        (Self { role, url, sender }, receiver)
+        (Self { role, url, sender, said: None }, receiver)
     }
 
-    pub(super) fn up(&self, generation: u64) {
+    pub(super) fn up(&mut self, generation: u64) {
         gauge(self.role, true);
+        self.said = None;
         if generation > 1 {
             metrics::counter!("switchyard_broker_reconnects_total", "role" => self.role).increment(1);
         }
@@ -77,15 +83,19 @@ impl StateSender {
     }
 
     /// Down, or still down for another reason; `since` is kept in the second case.
-    pub(super) fn down(&self, fault: &Fault, next_try: Duration) {
+    pub(super) fn down(&mut self, fault: &Fault, next_try: Duration) {
         gauge(self.role, false);
-        tracing::warn!(
-            role = self.role,
-            broker = self.url,
-            reason = %fault,
-            next_try_ms = next_try.as_millis(),
-            "broker connection is down"
-        );
+        if self.is_news(fault, Instant::now()) {
+            tracing::warn!(
+                role = self.role,
+                broker = self.url,
+                reason = %fault,
+                next_try_ms = next_try.as_millis(),
+                "broker connection is down"
+            );
+        } else {
+            tracing::debug!(role = self.role, reason = %fault, "broker connection is still down");
+        }
         self.sender.send_modify(|state| {
             let since = match state {
                 ConnectionState::Down { since, .. } => *since,
@@ -95,6 +105,17 @@ impl StateSender {
             };
             *state = ConnectionState::Down { since, reason: fault.to_string() };
         });
+    }
+
+    /// Whether being down for this reason should be said (again), and remembers that it was.
+    fn is_news(&mut self, fault: &Fault, now: Instant) -> bool {
+        let remind = Duration::from_secs(REMIND_SECONDS);
+        let news =
+            self.said.as_ref().is_none_or(|(said, at)| said != fault || now.duration_since(*at) >= remind);
+        if news {
+            self.said = Some((fault.clone(), now));
+        }
+        news
     }
 
     pub(super) fn closed(&self) {
@@ -113,7 +134,7 @@ mod tests {
 
     #[test]
     fn staying_down_keeps_the_time_and_updates_the_reason() {
-        let (sender, receiver) = StateSender::new("test", String::new());
+        let (mut sender, receiver) = StateSender::new("test", String::new());
         sender.up(1);
         assert!(receiver.borrow().is_up());
         sender.down(&Fault::local("cut"), Duration::ZERO);
@@ -126,8 +147,21 @@ mod tests {
     }
 
     #[test]
+    fn the_same_reason_is_repeated_only_after_a_while() {
+        let (mut sender, _receiver) = StateSender::new("test", String::new());
+        let begun = Instant::now();
+        let (cut, refused) = (Fault::local("cut"), Fault::local("refused"));
+        assert!(sender.is_news(&cut, begun));
+        assert!(!sender.is_news(&cut, begun + Duration::from_secs(REMIND_SECONDS - 1)));
+        assert!(sender.is_news(&refused, begun));
+        assert!(sender.is_news(&refused, begun + Duration::from_secs(REMIND_SECONDS)));
+        sender.up(1);
+        assert!(sender.is_news(&refused, begun));
+    }
+
+    #[test]
     fn a_blocked_connection_is_not_up() {
-        let (sender, receiver) = StateSender::new("test", String::new());
+        let (mut sender, receiver) = StateSender::new("test", String::new());
         sender.up(3);
         sender.blocked(3, "low on memory".to_owned());
         assert!(!receiver.borrow().is_up());

@@ -68,9 +68,8 @@ impl SubscriptionTask {
     /// Channel after channel, until the subscription is over.
     pub(super) async fn run(mut self) {
         while let Some(session) = self.next_session().await {
-            let begun = Instant::now();
             let End::Lost(fault) = self.one_channel(&session).await else { break };
-            let delay = self.reconnect.delay_after(begun.elapsed(), &mut rand::rng());
+            let delay = self.reconnect.next_delay(Instant::now(), &mut rand::rng());
             let closing = self.closing.clone();
             let after = async {
                 self.report_lost(fault).await;
@@ -143,6 +142,7 @@ impl SubscriptionTask {
             };
             if !announced {
                 announced = true;
+                self.reconnect.came_up(Instant::now());
                 self.last_fault = None;
                 let generation = epoch.generation();
                 tracing::info!(queue = self.subscription.queue, generation, "consuming");

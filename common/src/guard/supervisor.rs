@@ -27,7 +27,7 @@ pub struct RestartPolicy {
 }
 
 impl RestartPolicy {
-    /// Ten restarts in five minutes, 100 ms to 10 s apart.
+    /// Ten restarts in five minutes, 100 ms to 5 s apart.
     pub const STANDARD: Self =
         Self { max_restarts: 10, window: Duration::from_secs(300), backoff: RetryPolicy::RECONNECT };
     /// No restart: the first failure ends the process.

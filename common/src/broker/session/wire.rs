@@ -10,7 +10,7 @@
 //! becomes a byte array, which has the same layout: no length ever changes. The message then arrives like any other,
 //! and the receiver decides what it is worth.
 
-use super::limits::HEADERS_WIRE_MAX_DEPTH;
+use crate::broker::limits::HEADERS_WIRE_MAX_DEPTH;
 
 /// Type, channel and size in front of a frame's payload.
 const FRAME_HEAD_BYTES: usize = 7;
