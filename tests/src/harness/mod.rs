@@ -5,5 +5,6 @@
 
 #[expect(clippy::expect_used, clippy::panic, reason = "a harness fails its test by panicking")]
 pub mod database;
+pub mod events;
 #[expect(clippy::expect_used, clippy::panic, reason = "a harness fails its test by panicking")]
 pub mod seed;

@@ -95,6 +95,7 @@ impl<'a> Batch<'a> {
             }
         }
         self.submit(&run).await?;
+        self.recheck_rejected().await?;
         self.remember().await?;
         let verdicts = self.verdicts.into_iter().flatten().collect();
         Ok(Stored { verdicts, pools: self.pools })

@@ -30,6 +30,9 @@ impl Batch<'_> {
         for (index, event) in self.events.iter().enumerate() {
             match known.get(&event.key) {
                 Some(earlier) if earlier.body_hash != event.body_hash.as_bytes() => {
+                    if earlier.answer.is_some() {
+                        self.copies.insert(event.key.clone());
+                    }
                     self.verdicts[index] = Some(Verdict::Rejected(conflict(&event.key)));
                 }
                 Some(Known { answer: Some(answer), .. }) => {
@@ -48,6 +51,32 @@ impl Batch<'_> {
             }
         }
         Ok(())
+    }
+
+    /// A rejection may be the work of a copy that another replica stored since this batch looked: the event met its own effect. Then
+    /// the batch is repeated, and finds the copy.
+    pub(super) async fn recheck_rejected(&self) -> Result<(), StoreError> {
+        let rejected =
+            |verdict: &Option<Verdict>| matches!(verdict, Some(Verdict::Rejected(_) | Verdict::Hold(_)));
+        let suspects: Vec<&EventKey> = self
+            .events
+            .iter()
+            .zip(&self.verdicts)
+            .filter(|(event, verdict)| rejected(verdict) && !self.copies.contains(&event.key))
+            .map(|(event, _)| &event.key)
+            .collect();
+        if suspects.is_empty() {
+            return Ok(());
+        }
+        let statement = self.transaction.prepare_cached(FIND).await?;
+        let sources: Vec<&str> = suspects.iter().map(|key| key.source.as_str()).collect();
+        let ids: Vec<&str> = suspects.iter().map(|key| key.id.as_str()).collect();
+        if self.transaction.query(&statement, &[&sources, &ids]).await?.is_empty() {
+            return Ok(());
+        }
+        Err(StoreError::Contention(
+            "another replica stored a copy of an event that this batch would reject".into(),
+        ))
     }
 
     async fn stored(&self) -> Result<HashMap<EventKey, Known>, StoreError> {
