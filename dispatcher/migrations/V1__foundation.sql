@@ -375,6 +375,7 @@ CREATE TABLE dead_letters (
     CONSTRAINT resolution_is_whole CHECK (
         (resolved_at IS NULL) = (resolution IS NULL) AND (resolved_at IS NULL) = (resolved_by IS NULL)),
     CONSTRAINT payload_has_one_form CHECK (payload IS NULL OR payload_bytes IS NULL),
+    CONSTRAINT a_letter_has_a_half CHECK (failed_at IS NOT NULL OR broker_at IS NOT NULL),
     CONSTRAINT failures_are_whole CHECK (
         (failure_kind IS NULL) = (failure IS NULL) AND (failure_kind IS NULL) = (failed_at IS NULL)
         AND (failure_kind IS NULL) = (fingerprint IS NULL)),
@@ -382,7 +383,8 @@ CREATE TABLE dead_letters (
     CONSTRAINT complete_letters_say_why CHECK (completed_at IS NULL OR failure_kind IS NOT NULL),
     CONSTRAINT only_complete_letters_are_logged CHECK (logged_at IS NULL OR completed_at IS NOT NULL)
 );
-CREATE INDEX dead_letters_incomplete ON dead_letters (created_at) WHERE completed_at IS NULL;
+-- By the time of the half that is here.
+CREATE INDEX dead_letters_incomplete ON dead_letters ((coalesce(failed_at, broker_at))) WHERE completed_at IS NULL;
 CREATE INDEX dead_letters_unlogged ON dead_letters (completed_at) WHERE logged_at IS NULL AND completed_at IS NOT NULL;
 CREATE INDEX dead_letters_open ON dead_letters (letter_id) WHERE resolved_at IS NULL;
 CREATE INDEX dead_letters_by_task ON dead_letters (task_id) WHERE task_id IS NOT NULL;

@@ -66,6 +66,12 @@ impl Arrival {
         };
         Self { queue, x_death, kept, subject }
     }
+
+    /// As little as possible is read.
+    #[must_use]
+    pub fn unread(message: &Message) -> Self {
+        Self { queue: None, x_death: None, kept: Kept::of_other(message), subject: Subject::Other }
+    }
 }
 
 fn subject(namespace: &Namespace, queue: Option<&str>, message: &Message) -> Subject {

@@ -21,6 +21,7 @@ pub mod route;
 mod rows;
 mod save;
 mod steps;
+pub mod timeline;
 
 pub mod view;
 

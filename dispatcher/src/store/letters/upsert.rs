@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use serde_json::Value;
 use switchyard_common::failure::{Failure, bound};
 
+use super::json::opt_to_json;
 use crate::dead_letters::kept::Payload;
 use crate::store::db::Transaction;
 use crate::store::error::StoreError;
@@ -271,10 +272,8 @@ fn parameters(halves: &[&Half]) -> Result<Vec<Parameter>, StoreError> {
         Box::new(halves.iter().map(read).collect::<Vec<_>>())
     };
     let failed = || halves.iter().map(|half| half.failure.as_ref());
-    let failures: Vec<Option<Value>> = failed()
-        .map(|failure| failure.map(serde_json::to_value).transpose())
-        .collect::<Result<_, _>>()
-        .map_err(|error| StoreError::Unreadable(format!("failure: {error}")))?;
+    let failures: Vec<Option<Value>> =
+        failed().map(|failure| opt_to_json("failure", failure)).collect::<Result<_, _>>()?;
     let payloads = || halves.iter().map(|half| half.payload.as_ref());
     Ok(vec![
         Box::new(halves.iter().map(|half| half.key.clone()).collect::<Vec<_>>()),
