@@ -91,9 +91,10 @@ pub fn outgoing(namespace: &Namespace, prepared: &Prepared) -> Result<Outgoing, 
 async fn wait_for_verdict(db: &Db, prepared: &Prepared, wait: Duration) -> Result<ReplayVerdict, StoreError> {
     let deadline = Instant::now() + wait;
     loop {
-        match replay_verdict(db, prepared).await? {
-            ReplayVerdict::Open if Instant::now() < deadline => tokio::time::sleep(VERDICT_PERIOD).await,
-            verdict => return Ok(verdict),
+        let verdict = replay_verdict(db, prepared).await?;
+        if verdict != ReplayVerdict::Open || Instant::now() >= deadline {
+            return Ok(verdict);
         }
+        tokio::time::sleep(VERDICT_PERIOD).await;
     }
 }

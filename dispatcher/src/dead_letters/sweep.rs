@@ -34,8 +34,8 @@ pub async fn run_once(db: &Db) -> Result<SweepReport, StoreError> {
         tracing::warn!(
             task_id = %applied.named.task_id,
             attempt = applied.named.attempt,
-            verdict = ?applied.decision.as_ref().map(|decision| &decision.effects),
-            "the broker dead-lettered an assignment and no failure report came; its attempt is asked to end"
+            asked = applied.after().is_some(),
+            "the broker dead-lettered an assignment and no failure report came; its attempt is asked to end where that is safe"
         );
     }
     let completions: Vec<Completion> = letters.iter().map(completion).collect();

@@ -1,10 +1,14 @@
 //! What tests share.
 //!
 //! - [`database`]: a database of its own for each test, on the server of `SWITCHYARD_DATABASE_URL`
+//! - [`letters`]: messages as they arrive on queues, and after a nack
+//! - [`log_capture`]: the log lines of a test, as values
 //! - [`seed`]: pools, workspaces, agents and tasks put into it without a broker
 
 #[expect(clippy::expect_used, clippy::panic, reason = "a harness fails its test by panicking")]
 pub mod database;
 pub mod events;
+pub mod letters;
+pub mod log_capture;
 #[expect(clippy::expect_used, clippy::panic, reason = "a harness fails its test by panicking")]
 pub mod seed;
