@@ -268,8 +268,6 @@ mod tests {
     #[test]
     fn whatever_cannot_be_read_is_known_by_its_hash() {
         let long_id = format!(r#"{{"id":"{}","source":"s"}}"#, "x".repeat(ID_MAX_CHARS + 1));
-        let deep =
-            format!(r#"{{"id":"e","source":"s","data":{}{}}}"#, "[".repeat(10_000), "]".repeat(10_000));
         let bodies: [Vec<u8>; 7] = [
             Vec::new(),
             b"not json".to_vec(),
