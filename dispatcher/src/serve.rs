@@ -108,6 +108,9 @@ async fn run_parts(
     supervise(&mut parts, "listen", context, shutdown, |context, shutdown| {
         pass::listen::run(context.db, context.wake, shutdown)
     });
+    supervise(&mut parts, "outcomes", context, shutdown, settle::outcomes::run);
+    supervise(&mut parts, "starts", context, shutdown, settle::starts::run);
+    supervise(&mut parts, "logs", context, shutdown, settle::logs::run);
     supervise(&mut parts, "intake", context, shutdown, intake::run::run);
     supervise(&mut parts, "outcomes", context, shutdown, settle::outcomes::run);
     supervise(&mut parts, "starts", context, shutdown, settle::starts::run);
