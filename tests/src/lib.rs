@@ -1,3 +1,4 @@
 //! Harness, simulation, end-to-end scenarios, incidents and benchmarks of Switchyard.
 
+#[expect(clippy::expect_used, clippy::panic, reason = "part of the tests: a panic is how a test fails")]
 pub mod harness;

@@ -1,4 +1,8 @@
 //! Intake on a real PostgreSQL: what a batch of events leaves in the tables.
+#![expect(
+    clippy::expect_used,
+    reason = "all of this is tests; clippy exempts only the test functions themselves"
+)]
 
 use chrono::{TimeDelta, Utc};
 use serde_json::json;

@@ -1,4 +1,9 @@
 //! Scheduling passes on a real PostgreSQL.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "all of this is tests; clippy exempts only the test functions themselves"
+)]
 
 use serde_json::json;
 use switchyard_common::contract::ids::PoolId;
@@ -74,7 +79,7 @@ async fn incident_53_two_passes_at_once_assign_a_task_once() {
     let (one, two) = (one.unwrap(), two.unwrap());
     let seed = Seed::new(&database.db);
     let attempts: i64 = seed.value("SELECT count(*) FROM attempts", &[]).await;
-    assert_eq!(attempts as usize, one.assigned.len() + two.assigned.len());
+    assert_eq!(usize::try_from(attempts).unwrap(), one.assigned.len() + two.assigned.len());
     let twice: i64 = seed.value("SELECT count(*) FROM tasks WHERE attempts > 1", &[]).await;
     assert_eq!(twice, 0);
     assert!(one.end == PassEnd::Done || two.end == PassEnd::Done);
