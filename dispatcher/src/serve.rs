@@ -22,7 +22,7 @@ use crate::context::Context;
 use crate::pass::Wake;
 use crate::route::run::Router;
 use crate::store::{Db, DbConfig, migrate};
-use crate::{intake, pass, settle};
+use crate::{dead_letters, intake, pass, settle};
 
 /// Batches of committed assignments that may wait for routing: passes wait beyond.
 const TO_ROUTE_MAX_COUNT: usize = 64;
@@ -111,6 +111,7 @@ async fn run_parts(
     supervise(&mut parts, "outcomes", context, shutdown, settle::outcomes::run);
     supervise(&mut parts, "starts", context, shutdown, settle::starts::run);
     supervise(&mut parts, "logs", context, shutdown, settle::logs::run);
+    supervise(&mut parts, "dead_letters", context, shutdown, dead_letters::run::run);
     supervise(&mut parts, "intake", context, shutdown, intake::run::run);
     supervise(&mut parts, "outcomes", context, shutdown, settle::outcomes::run);
     supervise(&mut parts, "starts", context, shutdown, settle::starts::run);

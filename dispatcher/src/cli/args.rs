@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use super::agents::{Agents, Workspaces};
+use super::dead_letters::DeadLetters;
 use super::pause::{Fence, PauseArgs};
 use super::publish::Publish;
 use super::tasks::Tasks;
@@ -32,6 +33,9 @@ pub(super) enum Command {
     /// Look at workspaces.
     #[command(subcommand)]
     Workspaces(Workspaces),
+    /// Look at dead letters, and resolve them.
+    #[command(subcommand)]
+    DeadLetters(DeadLetters),
     /// Assign nothing to a pool, an agent or a workspace until it is resumed.
     Pause(PauseArgs),
     /// End a pause.

@@ -3,6 +3,7 @@
 mod agents;
 mod args;
 mod connect;
+mod dead_letters;
 mod migrate;
 mod output;
 mod pause;
@@ -28,6 +29,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Tasks(tasks) => tasks::run(tasks).await,
         Command::Agents(agents) => agents::run(agents).await,
         Command::Workspaces(workspaces) => agents::run_workspaces(workspaces).await,
+        Command::DeadLetters(letters) => dead_letters::run(letters).await,
         Command::Pause(pause) => pause::run(pause, false).await,
         Command::Resume(resume) => pause::run(resume, true).await,
         Command::Fence(fence) => pause::fence(fence).await,

@@ -10,6 +10,7 @@ use switchyard_common::task::{Input, ResolveTo, Status, Verdict};
 
 use super::connect::{self, actor};
 use super::output;
+use crate::store::timeline::{Moment, timeline};
 use crate::store::view::{self, TaskFilter, TaskSummary};
 use crate::store::{Db, Named, apply, operate};
 
@@ -248,15 +249,20 @@ const SHOW_LOG_LINES: i64 = 40;
 async fn show(db: &Db, one: One) -> anyhow::Result<ExitCode> {
     let task = find(db, &one.task_id).await?;
     let attempts = view::attempts(db, one.task_id.as_str()).await?;
+    let timeline = timeline(db, one.task_id.as_str()).await?;
     let logs = view::logs(db, one.task_id.as_str(), SHOW_LOG_LINES).await?;
     let payload = view::payload(db, one.task_id.as_str()).await?;
     if one.json {
         output::json(&serde_json::json!({
-            "task": task, "attempts": attempts, "logs": logs, "payload": payload,
+            "task": task, "attempts": attempts, "timeline": timeline, "logs": logs, "payload": payload,
         }))?;
         return Ok(ExitCode::SUCCESS);
     }
     summary(&task);
+    output::line("\ntimeline");
+    for moment in &timeline {
+        output::line(&format!("  {}", sentence(moment)));
+    }
     if !logs.is_empty() {
         output::line("\nlast log lines");
         for log in &logs {
@@ -265,6 +271,21 @@ async fn show(db: &Db, one: One) -> anyhow::Result<ExitCode> {
     }
     output::line(&format!("\npayload\n  {}", payload.unwrap_or_default()));
     Ok(ExitCode::SUCCESS)
+}
+
+fn sentence(moment: &Moment) -> String {
+    let attempt = moment.attempt.map(|attempt| format!(" #{attempt}")).unwrap_or_default();
+    let detail: Vec<String> = moment
+        .detail
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter_map(|(name, value)| {
+            Some(format!("{name}={}", value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned)))
+                .filter(|_| !value.is_null())
+        })
+        .collect();
+    format!("{}  {}{attempt}  {}", output::time(moment.at), moment.what, detail.join(" "))
 }
 
 fn summary(task: &TaskSummary) {
