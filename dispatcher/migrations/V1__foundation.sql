@@ -36,6 +36,7 @@ CREATE TABLE workspaces (
     CONSTRAINT workspace_pause_names_its_author CHECK ((paused_at IS NULL) = (paused_by IS NULL))
 );
 CREATE INDEX workspaces_by_pool ON workspaces (pool_id);
+CREATE INDEX workspaces_paused ON workspaces (workspace_id) WHERE paused_at IS NOT NULL;
 
 -- The stored virtual-time rank of a workspace, one lane per priority (protocol E4): the last rank given to a task of it.
 CREATE TABLE lanes (
@@ -212,6 +213,7 @@ CREATE INDEX tasks_deadlines ON tasks (deadline) WHERE deadline IS NOT NULL AND 
 CREATE INDEX tasks_queue_timeouts ON tasks (queue_until) WHERE queue_until IS NOT NULL AND status = 'pending';
 CREATE INDEX tasks_approval_timeouts ON tasks (approve_until) WHERE approve_until IS NOT NULL AND status = 'awaiting_approval';
 CREATE INDEX tasks_open_by_workspace ON tasks (workspace_id) WHERE finished_at IS NULL;
+CREATE INDEX tasks_of_paused_workspaces ON tasks (workspace_id) WHERE workspace_paused AND finished_at IS NULL;
 CREATE INDEX tasks_finished ON tasks (finished_at) WHERE finished_at IS NOT NULL;
 CREATE UNIQUE INDEX tasks_idempotency ON tasks (source, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE INDEX tasks_replays ON tasks (replay_of) WHERE replay_of IS NOT NULL;
@@ -268,6 +270,7 @@ CREATE UNIQUE INDEX attempts_one_open ON attempts (task_id) WHERE ended_at IS NU
 CREATE INDEX attempts_open_by_agent ON attempts (pool_id, agent_id) INCLUDE (session, exclusive) WHERE ended_at IS NULL;
 CREATE INDEX attempts_unconfirmed ON attempts (published_at) WHERE ended_at IS NULL AND confirmed_at IS NULL;
 CREATE INDEX attempts_revoking ON attempts (revoke_sent_at) WHERE ended_at IS NULL AND revoke_requested_at IS NOT NULL;
+CREATE INDEX attempts_unlisted ON attempts (task_id) WHERE ended_at IS NULL AND unlisted >= 2;
 CREATE INDEX attempts_running ON attempts (started_at) WHERE ended_at IS NULL AND started_at IS NOT NULL;
 CREATE INDEX attempts_start_by ON attempts (start_by) WHERE ended_at IS NULL AND started_at IS NULL AND start_by IS NOT NULL;
 

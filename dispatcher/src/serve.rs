@@ -20,9 +20,10 @@ use uuid::Uuid;
 use crate::config::Config;
 use crate::context::Context;
 use crate::pass::Wake;
+use crate::presence::replicas::Beats;
 use crate::route::run::Router;
 use crate::store::{Db, DbConfig, migrate};
-use crate::{dead_letters, intake, pass, settle};
+use crate::{dead_letters, intake, pass, presence, settle};
 
 /// Batches of committed assignments that may wait for routing: passes wait beyond.
 const TO_ROUTE_MAX_COUNT: usize = 64;
@@ -35,6 +36,9 @@ pub enum ServeError {
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
+    /// This replica has no name for its own queue.
+    #[error("replica id {0}")]
+    Replica(#[from] switchyard_common::contract::ids::IdError),
     /// The broker settings are wrong.
     #[error("broker: {0}")]
     Broker(#[from] switchyard_common::broker::BrokerConfigError),
@@ -54,7 +58,9 @@ pub async fn serve(config: Config, shutdown: Shutdown) -> Result<(), ServeError>
     let context = connect(config)?;
     migrate::verify(&context.db).await?;
     tracing::info!(replica = %context.replica, namespace = %context.namespace, "dispatcher serves");
+    let beats = Beats::start(&context.db);
     let ended = run_parts(&context, &shutdown).await;
+    beats.end().await;
     context.consumers.close(CLOSE_WAIT).await;
     if !context.publisher.close(CLOSE_WAIT).await {
         tracing::warn!(
@@ -74,7 +80,8 @@ fn connect(config: Config) -> Result<Context, ServeError> {
         replica,
     })?;
     let broker = BrokerConfig::new(config.amqp_url.clone(), format!("switchyard-dispatcher {replica}"));
-    let topology = Arc::new(config.namespace.dispatcher_topology());
+    let own = presence::run::topology(&config.namespace, replica)?;
+    let topology = Arc::new(config.namespace.dispatcher_topology().and(own));
     let consumers = ConsumeConnection::start(
         &broker,
         "consume",
@@ -113,9 +120,7 @@ async fn run_parts(
     supervise(&mut parts, "logs", context, shutdown, settle::logs::run);
     supervise(&mut parts, "dead_letters", context, shutdown, dead_letters::run::run);
     supervise(&mut parts, "intake", context, shutdown, intake::run::run);
-    supervise(&mut parts, "outcomes", context, shutdown, settle::outcomes::run);
-    supervise(&mut parts, "starts", context, shutdown, settle::starts::run);
-    supervise(&mut parts, "logs", context, shutdown, settle::logs::run);
+    supervise(&mut parts, "presence", context, shutdown, presence::run::run);
     parts.run().await
 }
 

@@ -16,13 +16,14 @@ pub mod notes;
 pub mod notify;
 pub mod operate;
 pub mod pass;
+pub mod presence;
 pub mod reports;
 pub mod route;
 mod rows;
 mod save;
 mod steps;
+pub mod sweep;
 pub mod timeline;
-
 pub mod view;
 
 pub use apply::{Applied, Applier, Named, apply};

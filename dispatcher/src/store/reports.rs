@@ -55,6 +55,11 @@ impl Standing {
     }
 }
 
+/// The restore epoch.
+pub(crate) async fn epoch(transaction: &Transaction) -> Result<i64, StoreError> {
+    Ok(Standing::load(transaction, std::iter::empty()).await?.epoch)
+}
+
 /// Claims as columns, for statements that check them against their attempts.
 pub(crate) struct ClaimColumns {
     places: Vec<i64>,

@@ -1,0 +1,1 @@
+//! What the sweeps look for.
