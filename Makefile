@@ -4,7 +4,7 @@
 SERVICES := deploy/local/services
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status env logs reset run demo build test lint mutants toolchain
+.PHONY: help up down status env logs reset run demo build test lint mutants contract toolchain
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ lint: toolchain ## format, lints, dependencies, shell scripts
 
 mutants: toolchain ## remove each guard of the protocol in turn: a simulation seed must fail for each
 	@tests/mutants/run
+
+contract: toolchain ## write docs/contract (JSON Schemas, AsyncAPI) from the Rust types
+	@cargo run --locked --quiet -p switchyard-common --example contract-docs
 
 toolchain:
 	@deploy/local/toolchain

@@ -140,6 +140,7 @@ impl FailureKind {
 
 /// Why something failed. Every text in it is bounded by [`Failure::bounded`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Failure {
     /// The reason, from the closed list.
     pub kind: FailureKind,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::artifact::{ArtifactPart, Manifest};
@@ -15,6 +15,7 @@ use super::ids::{
 /// One attempt of one step. Every field that a handler needs is here and required: a missing one is an error, never a default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(transform = require_all)]
 pub struct Assignment {
     /// The restore epoch of the dispatcher that sent it (protocol G).
     pub epoch: i64,
@@ -48,14 +49,33 @@ pub struct Assignment {
     pub parameters: Value,
     /// What upstream sent.
     pub payload: Value,
-    /// Who approved what; set exactly for steps that need approval.
+    /// Who approved what; null for steps that need no approval. Never left out: no approval must not look like a lost one.
+    #[serde(deserialize_with = "present")]
     pub approval: Option<AssignedApproval>,
     /// The artifacts that this step receives; their parts travel ahead of this message.
     pub inputs: Manifest,
     /// How often this attempt was published, from 1 (protocol B1).
     pub publish_no: u32,
-    /// W3C trace context of the task.
+    /// W3C trace context of the task, or null.
+    #[serde(deserialize_with = "present")]
     pub traceparent: Option<String>,
+}
+
+/// Reads a field that may be null but not be left out (incidents 14, 65): serde takes a missing `Option` for none otherwise.
+fn present<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Option::deserialize(deserializer)
+}
+
+/// Says in the schema that every field must be there.
+fn require_all(schema: &mut schemars::Schema) {
+    let fields = schema.get("properties").and_then(Value::as_object);
+    let names: Vec<Value> =
+        fields.into_iter().flat_map(|map| map.keys()).cloned().map(Value::String).collect();
+    schema.insert("required".to_owned(), names.into());
 }
 
 impl Assignment {
@@ -115,7 +135,7 @@ pub struct InputPart {
 
 /// Everything that travels on an agent's queue.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum AgentMessage {
     /// Run this.
     Assignment(Box<Assignment>),

@@ -20,7 +20,7 @@ pub struct Control {
 
 /// What an agent is told to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Order {
     /// The ask with this nonce is granted: `running` is committed.
     Go {

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::ids::{Digest, KindName, PoolId, TaskId, WorkspaceId};
+use super::limits::{LABEL_KEY_MAX_CHARS, LABEL_VALUE_MAX_CHARS, LABELS_MAX_COUNT};
 
 /// Registers a workspace, or updates it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -19,7 +20,16 @@ pub struct WorkspaceRegistered {
     pub pool: PoolId,
     /// Free labels.
     #[serde(default)]
+    #[schemars(transform = bound_labels)]
     pub labels: Option<BTreeMap<String, String>>,
+}
+
+/// Says in the schema of `labels` what its limits are.
+fn bound_labels(schema: &mut schemars::Schema) {
+    schema.insert("maxProperties".to_owned(), LABELS_MAX_COUNT.into());
+    schema.insert("propertyNames".to_owned(), json!({ "minLength": 1, "maxLength": LABEL_KEY_MAX_CHARS }));
+    let value = json!({ "type": "string", "maxLength": LABEL_VALUE_MAX_CHARS });
+    schema.insert("additionalProperties".to_owned(), value);
 }
 
 /// Submits a task.
@@ -38,7 +48,7 @@ pub struct TaskSubmitted {
     pub kind: KindName,
     /// What the handlers get.
     pub payload: Value,
-    /// 0 to 9; 9 goes first. Default 0.
+    /// 0 to 9; 9 goes first. When absent, the kind's default.
     #[serde(default)]
     #[schemars(range(min = 0, max = 9))]
     pub priority: Option<u64>,
@@ -53,7 +63,7 @@ pub struct TaskSubmitted {
     pub auto_approve: Option<bool>,
     /// One task per source and key.
     #[serde(default)]
-    #[schemars(length(min = 1, max = 128))]
+    #[schemars(length(min = 1, max = 128), regex(pattern = "^[!-~]([ -~]*[!-~])?$"))]
     pub idempotency_key: Option<String>,
     /// The ended task that this one repeats.
     #[serde(default)]
@@ -71,6 +81,7 @@ pub struct TaskApproved {
     pub approved_by: String,
     /// Why.
     #[serde(default)]
+    #[schemars(length(max = 2000))]
     pub comment: Option<String>,
     /// What is approved; when absent, what is current at the commit.
     #[serde(default)]
@@ -88,6 +99,7 @@ pub struct TaskDiscarded {
     pub discarded_by: String,
     /// Why.
     #[serde(default)]
+    #[schemars(length(max = 2000))]
     pub comment: Option<String>,
 }
 

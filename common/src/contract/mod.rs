@@ -17,4 +17,5 @@ pub mod notification;
 pub mod parse;
 pub mod report;
 pub mod routing;
+pub mod schema;
 pub mod topology;

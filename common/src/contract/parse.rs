@@ -176,7 +176,12 @@ impl Envelope {
         let time = self.text("time")?.map(|text| data::time("time", text)).transpose()?;
         let traceparent = self.traceparent(headers);
         let value = self.data.filter(|value| !value.is_null()).ok_or(EventProblem::DataMissing)?;
-        let body_hash = json::content_hash(event_type.as_str(), &value);
+        let canonical = json::Canonical::of(&value);
+        let bytes = canonical.stored_bytes();
+        if bytes > EVENT_BODY_MAX_BYTES {
+            return Err(EventProblem::WrittenOut { bytes });
+        }
+        let body_hash = canonical.hash(event_type.as_str());
         let data = data::read(event_type, value, now)?;
         Ok(ParsedEvent { id, source, event_type, data, time, traceparent, body_hash })
     }

@@ -48,7 +48,7 @@ pub struct Report {
 
 /// What is reported.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ReportBody {
     /// First word of a session; otherwise the same as a heartbeat.
     Hello(Presence),
@@ -175,7 +175,7 @@ pub struct Outcome {
 
 /// The closed set of ends that an agent can report.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "outcome", rename_all = "snake_case")]
+#[serde(tag = "outcome", rename_all = "snake_case", deny_unknown_fields)]
 pub enum OutcomeEnd {
     /// The handler did what it was asked.
     Succeeded {

@@ -44,38 +44,60 @@ pub(super) fn parse(body: &[u8]) -> Result<Value, EventProblem> {
     })
 }
 
-/// SHA-256 over a type and its data in one canonical form: sorted keys, no blanks.
-pub(super) fn content_hash(event_type: &str, data: &Value) -> Digest {
-    let mut text = format!("{event_type}\n");
-    write_canonical(data, &mut text);
-    Digest::of(text.as_bytes())
+/// The data of an event in one canonical form: sorted keys, no blanks.
+pub(super) struct Canonical {
+    text: String,
+    /// What jsonb adds, in bytes: it writes numbers out, `1e300` with three hundred zeros.
+    written_out_bytes: usize,
 }
 
-/// Sorts keys itself: whether serde_json's maps do depends on a feature that any dependency could switch.
-fn write_canonical(value: &Value, text: &mut String) {
-    match value {
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
-            text.push_str(&value.to_string())
-        }
-        Value::Array(items) => {
-            text.push('[');
-            for item in items {
-                write_canonical(item, text);
-                text.push(',');
+impl Canonical {
+    pub(super) fn of(data: &Value) -> Self {
+        let mut canonical = Self { text: String::new(), written_out_bytes: 0 };
+        canonical.write(data);
+        canonical
+    }
+
+    /// Size of the data on its way back from the database, in bytes.
+    pub(super) fn stored_bytes(&self) -> usize {
+        self.text.len().saturating_add(self.written_out_bytes)
+    }
+
+    /// SHA-256 over a type and the data.
+    pub(super) fn hash(&self, event_type: &str) -> Digest {
+        Digest::of(format!("{event_type}\n{}", self.text).as_bytes())
+    }
+
+    /// Sorts keys itself: whether serde_json's maps do depends on a feature that any dependency could switch.
+    fn write(&mut self, value: &Value) {
+        match value {
+            Value::Null | Value::Bool(_) | Value::String(_) => self.text.push_str(&value.to_string()),
+            Value::Number(number) => {
+                let text = number.to_string();
+                let exponent = text.split_once('e').and_then(|(_, digits)| digits.parse::<isize>().ok());
+                self.written_out_bytes += exponent.map_or(0, isize::unsigned_abs);
+                self.text.push_str(&text);
             }
-            text.push(']');
-        }
-        Value::Object(object) => {
-            let mut entries: Vec<_> = object.iter().collect();
-            entries.sort_unstable_by_key(|(key, _)| *key);
-            text.push('{');
-            for (key, item) in entries {
-                text.push_str(&Value::from(key.as_str()).to_string());
-                text.push(':');
-                write_canonical(item, text);
-                text.push(',');
+            Value::Array(items) => {
+                self.text.push('[');
+                for (at, item) in items.iter().enumerate() {
+                    self.text.push_str(if at == 0 { "" } else { "," });
+                    self.write(item);
+                }
+                self.text.push(']');
             }
-            text.push('}');
+            Value::Object(object) => {
+                let mut entries: Vec<_> = object.iter().collect();
+                entries.sort_unstable_by_key(|(key, _)| *key);
+                self.text.push('{');
+                for (at, (key, item)) in entries.into_iter().enumerate() {
+                    self.text.push_str(if at == 0 { "" } else { "," });
+                    self.text.push_str(&Value::from(key.as_str()).to_string());
+                    self.text.push(':');
+                    self.write(item);
+                }
+                self.text.push('}');
+            }
         }
     }
 }

@@ -18,6 +18,14 @@ pub enum EventProblem {
         /// Size found, in bytes.
         bytes: usize,
     },
+    /// Small as sent, but over the size limit as stored and sent on.
+    #[error(
+        "the event's data has {bytes} bytes once its numbers are written out: at most {EVENT_BODY_MAX_BYTES} are allowed"
+    )]
+    WrittenOut {
+        /// Size found, in bytes.
+        bytes: usize,
+    },
     /// A content type that is not JSON, or a batch.
     #[error("the content type is neither application/cloudevents+json nor another single JSON document")]
     ContentType,
@@ -175,7 +183,7 @@ impl EventProblem {
     #[must_use]
     pub const fn kind(&self) -> FailureKind {
         match self {
-            Self::Oversized { .. } => FailureKind::OversizedEvent,
+            Self::Oversized { .. } | Self::WrittenOut { .. } => FailureKind::OversizedEvent,
             Self::UnknownType { .. } => FailureKind::UnknownType,
             Self::ContentType
             | Self::NotUtf8 { .. }
@@ -216,6 +224,7 @@ impl EventProblem {
             Self::Oversized { .. } => {
                 "leave large data in an object store and put a reference into the payload"
             }
+            Self::WrittenOut { .. } => "send numbers with large exponents as texts",
             Self::ContentType => {
                 "publish one CloudEvents 1.0 document with the content type application/cloudevents+json"
             }

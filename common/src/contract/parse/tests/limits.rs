@@ -23,6 +23,23 @@ fn the_body_may_have_one_mebibyte() {
 }
 
 #[test]
+fn numbers_that_take_a_megabyte_when_they_are_written_out_are_refused() {
+    let body = |number: &str, count: usize| {
+        let list = format!("[{}]", vec![number; count].join(","));
+        event(SUBMITTED, with(task(), "payload", json!("P"))).to_string().replace("\"P\"", &list)
+    };
+    // Each is a hundred bytes or more in jsonb, and five or six here; a few are nobody's harm.
+    for number in ["1e300", "1e-99"] {
+        assert!(read(SUBMITTED, body(number, 100).as_bytes()).is_ok());
+        let problem = problem_of(body(number, 20_000).as_bytes());
+        assert!(matches!(problem, EventProblem::WrittenOut { .. }), "{number}: {problem}");
+        assert_eq!(problem.kind(), FailureKind::OversizedEvent);
+    }
+    // serde_json itself writes this one with eighteen bytes.
+    assert!(matches!(problem_of(body("1e15", 100_000).as_bytes()), EventProblem::WrittenOut { .. }));
+}
+
+#[test]
 fn nesting_is_accepted_at_the_limit_and_refused_one_level_over() {
     // The event and its data are two levels.
     let nested = |levels: usize| {
