@@ -1,5 +1,4 @@
 //! What is checked in under `docs/contract` is what the code says.
-#![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
