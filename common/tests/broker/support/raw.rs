@@ -15,7 +15,9 @@ pub(crate) const HEADERS: u16 = 1 << 13;
 /// Publishes one message to a queue with properties given as bytes, and waits until the broker has it.
 pub(crate) async fn publish(url: &str, queue: &str, flags: u16, properties: &[u8]) {
     let (credentials, place) = url.split_once("://").unwrap().1.rsplit_once('@').unwrap();
-    let (address, _) = place.split_once('/').unwrap();
+    let (address, vhost) = place.split_once('/').unwrap();
+    let vhost =
+        vhost.split_once('?').map_or(vhost, |(vhost, _)| vhost).replace("%2f", "/").replace("%2F", "/");
     let (user, password) = credentials.split_once(':').unwrap();
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(b"AMQP\0\0\x09\x01").await.unwrap();
@@ -24,9 +26,9 @@ pub(crate) async fn publish(url: &str, queue: &str, flags: u16, properties: &[u8
     let start_ok = [&block(b"")[..], &short(b"PLAIN"), &block(&login), &short(b"en_US")].concat();
     send(&mut stream, 0, 10, 11, &start_ok).await;
     answer(&mut stream).await;
-    // At most 2047 channels, frames of 128 KiB, no heartbeat; then the default vhost.
+    // At most 2047 channels, frames of 128 KiB, no heartbeat.
     send(&mut stream, 0, 10, 31, &[0x07, 0xff, 0, 2, 0, 0, 0, 0]).await;
-    send(&mut stream, 0, 10, 40, &[&short(b"/")[..], &short(b""), b"\0"].concat()).await;
+    send(&mut stream, 0, 10, 40, &[&short(vhost.as_bytes())[..], &short(b""), b"\0"].concat()).await;
     answer(&mut stream).await;
     send(&mut stream, 1, 20, 10, &short(b"")).await;
     answer(&mut stream).await;
