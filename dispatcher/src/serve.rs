@@ -118,7 +118,6 @@ async fn run_parts(
     supervise(&mut parts, "outcomes", context, shutdown, settle::outcomes::run);
     supervise(&mut parts, "starts", context, shutdown, settle::starts::run);
     supervise(&mut parts, "logs", context, shutdown, settle::logs::run);
-    supervise(&mut parts, "presence", context, shutdown, presence::run::run);
     supervise(&mut parts, "dead_letters", context, shutdown, dead_letters::run::run);
     supervise(&mut parts, "intake", context, shutdown, intake::run::run);
     supervise(&mut parts, "presence", context, shutdown, presence::run::run);
