@@ -82,7 +82,7 @@ CREATE TABLE agent_sessions (
     CONSTRAINT session_end_has_a_reason CHECK ((ended_at IS NULL) = (end_reason IS NULL))
 );
 CREATE UNIQUE INDEX agent_sessions_one_current ON agent_sessions (pool_id, agent_id) WHERE ended_at IS NULL;
-CREATE INDEX agent_sessions_ended ON agent_sessions (ended_at) WHERE ended_at IS NOT NULL;
+CREATE INDEX agent_sessions_ended ON agent_sessions (ended_at, session) WHERE ended_at IS NOT NULL;
 
 -- Accepted events: source and id identify one. Rejected ones are not remembered.
 CREATE TABLE events (
@@ -95,7 +95,7 @@ CREATE TABLE events (
     received_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (source, event_id)
 );
-CREATE INDEX events_by_age ON events (received_at);
+CREATE INDEX events_by_age ON events (received_at, event_id);
 
 CREATE TABLE tasks (
     task_id text PRIMARY KEY CHECK (length(task_id) BETWEEN 1 AND 128),
@@ -214,7 +214,7 @@ CREATE INDEX tasks_queue_timeouts ON tasks (queue_until) WHERE queue_until IS NO
 CREATE INDEX tasks_approval_timeouts ON tasks (approve_until) WHERE approve_until IS NOT NULL AND status = 'awaiting_approval';
 CREATE INDEX tasks_open_by_workspace ON tasks (workspace_id) WHERE finished_at IS NULL;
 CREATE INDEX tasks_of_paused_workspaces ON tasks (workspace_id) WHERE workspace_paused AND finished_at IS NULL;
-CREATE INDEX tasks_finished ON tasks (finished_at) WHERE finished_at IS NOT NULL;
+CREATE INDEX tasks_finished ON tasks (finished_at, task_id) WHERE finished_at IS NOT NULL;
 CREATE UNIQUE INDEX tasks_idempotency ON tasks (source, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE INDEX tasks_replays ON tasks (replay_of) WHERE replay_of IS NOT NULL;
 

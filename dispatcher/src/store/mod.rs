@@ -5,6 +5,7 @@
 
 pub mod apply;
 pub mod artifacts;
+pub mod counts;
 pub mod db;
 pub mod error;
 pub mod intake;
@@ -15,8 +16,10 @@ pub mod migrate;
 pub mod notes;
 pub mod notify;
 pub mod operate;
+pub mod outbox;
 pub mod pass;
 pub mod presence;
+pub mod prune;
 pub mod reports;
 pub mod route;
 mod rows;

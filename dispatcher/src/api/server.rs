@@ -1,0 +1,111 @@
+//! The server.
+
+use std::net::SocketAddr;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use switchyard_common::shutdown::Shutdown;
+use switchyard_common::telemetry::Metrics;
+use tokio::net::TcpListener;
+
+use crate::readiness::Readiness;
+
+/// What the server answers from.
+#[derive(Debug, Clone)]
+pub struct Api {
+    /// The conditions of readiness.
+    pub readiness: Readiness,
+    /// The metrics of this process; none where no recorder is installed.
+    pub metrics: Option<Metrics>,
+}
+
+/// Listens on `address` and serves until shutdown.
+///
+/// # Errors
+/// When the address cannot be listened on.
+pub async fn run(api: Api, address: SocketAddr, shutdown: Shutdown) -> std::io::Result<()> {
+    let listener = TcpListener::bind(address).await?;
+    serve(api, listener, shutdown).await
+}
+
+/// Serves on a listener that the caller owns.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve(api: Api, listener: TcpListener, shutdown: Shutdown) -> std::io::Result<()> {
+    tracing::info!(address = %listener.local_addr()?, "HTTP is served");
+    let token = shutdown.token();
+    axum::serve(listener, router(api)).with_graceful_shutdown(token.cancelled_owned()).await
+}
+
+/// The routes.
+pub fn router(api: Api) -> Router {
+    Router::new()
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(api)
+}
+
+/// The process runs and answers; nothing else is meant, so that a broker or database that is away restarts nothing.
+async fn livez() -> &'static str {
+    "ok\n"
+}
+
+async fn readyz(State(api): State<Api>) -> Response {
+    let report = api.readiness.report();
+    let status = if report.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(report)).into_response()
+}
+
+async fn metrics(State(api): State<Api>) -> Response {
+    match api.metrics {
+        Some(metrics) => {
+            ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics.render()).into_response()
+        }
+        None => (StatusCode::NOT_FOUND, "no metrics are recorded by this process\n").into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+    use crate::readiness::Condition;
+
+    async fn get(address: SocketAddr, path: &str) -> String {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn alive_at_once_ready_only_when_everything_holds() {
+        let readiness = Readiness::default();
+        let shutdown = Shutdown::new(Duration::from_secs(1));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let api = Api { readiness: readiness.clone(), metrics: None };
+        let client = async {
+            assert!(get(address, "/livez").await.starts_with("HTTP/1.1 200"));
+            let answer = get(address, "/readyz").await;
+            assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+            assert!(answer.contains(r#""recovery":"not checked yet""#), "{answer}");
+            Condition::ALL.into_iter().for_each(|condition| readiness.set(condition, Ok(())));
+            assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 200"));
+            assert!(get(address, "/metrics").await.starts_with("HTTP/1.1 404"));
+            shutdown.trigger("test");
+        };
+        let (served, ()) = tokio::join!(serve(api, listener, shutdown.clone()), client);
+        served.unwrap();
+    }
+}
