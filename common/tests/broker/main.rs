@@ -8,6 +8,7 @@
 )]
 
 mod consuming;
+mod contract;
 mod declaring;
 mod publishing;
 mod support;
