@@ -21,3 +21,4 @@ pub mod schedule;
 pub mod serve;
 pub mod settle;
 pub mod store;
+pub mod sweep;

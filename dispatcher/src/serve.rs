@@ -23,7 +23,7 @@ use crate::pass::Wake;
 use crate::presence::replicas::Beats;
 use crate::route::run::Router;
 use crate::store::{Db, DbConfig, migrate};
-use crate::{dead_letters, intake, pass, presence, settle};
+use crate::{dead_letters, intake, pass, presence, settle, sweep};
 
 /// Batches of committed assignments that may wait for routing: passes wait beyond.
 const TO_ROUTE_MAX_COUNT: usize = 64;
@@ -121,6 +121,7 @@ async fn run_parts(
     supervise(&mut parts, "dead_letters", context, shutdown, dead_letters::run::run);
     supervise(&mut parts, "intake", context, shutdown, intake::run::run);
     supervise(&mut parts, "presence", context, shutdown, presence::run::run);
+    supervise(&mut parts, "sweep", context, shutdown, sweep::run::run);
     parts.run().await
 }
 
