@@ -7,8 +7,8 @@ use crate::store::letters::Letter;
 
 /// Longest payload in the line, in characters; the letter keeps more.
 pub const LINE_PAYLOAD_MAX_CHARS: usize = 4_000;
-/// Longest list (log tail, timeline, headers of deaths) in the line, in characters of JSON: the newest entries are kept.
-pub const LINE_LIST_MAX_CHARS: usize = 16_000;
+/// Longest list (log tail, timeline) in the line, in bytes of JSON: the newest entries are kept.
+pub const LINE_LIST_MAX_BYTES: usize = 16_000;
 /// Most bytes of a payload that is not text, shown in hexadecimal.
 pub const LINE_PAYLOAD_MAX_BYTES: usize = 256;
 
@@ -58,11 +58,11 @@ pub fn write(letter: &Letter) {
 /// The newest entries that fit, as JSON.
 fn list(entries: &[Value]) -> Option<String> {
     let mut kept: Vec<String> = Vec::new();
-    let mut chars = 0;
+    let mut bytes = 0;
     for entry in entries.iter().rev() {
         let text = entry.to_string();
-        chars += text.chars().count() + 1;
-        if chars > LINE_LIST_MAX_CHARS && !kept.is_empty() {
+        bytes += text.len() + 1;
+        if bytes > LINE_LIST_MAX_BYTES && !kept.is_empty() {
             kept.push(format!("\"{} earlier ones left out\"", entries.len() - kept.len()));
             break;
         }
@@ -92,7 +92,7 @@ mod tests {
     fn a_list_keeps_its_newest_entries_and_says_what_it_left_out() {
         let entries: Vec<Value> = (0..20_000).map(|n| json!(n)).collect();
         let text = list(&entries).unwrap();
-        assert!(text.len() < LINE_LIST_MAX_CHARS + 100);
+        assert!(text.len() < LINE_LIST_MAX_BYTES + 100);
         let read: Vec<Value> = serde_json::from_str(&text).unwrap();
         assert_eq!(read.last(), Some(&json!(19_999)));
         assert!(read[0].as_str().unwrap().ends_with("earlier ones left out"));

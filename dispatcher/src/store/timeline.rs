@@ -30,6 +30,19 @@ pub struct Moment {
     pub detail: Value,
 }
 
+impl Moment {
+    /// A note may tell what a column tells as well.
+    fn is_same(&self, other: &Self) -> bool {
+        self.at == other.at && self.what == other.what && self.attempt == other.attempt
+    }
+
+    fn learn(&mut self, more: Value) {
+        if let (Value::Object(known), Value::Object(more)) = (&mut self.detail, more) {
+            known.extend(more);
+        }
+    }
+}
+
 /// The rank orders what happened in one transaction, and so at one time.
 const TIMELINE: &str = "SELECT task_id, at, attempt, what, jsonb_strip_nulls(detail) AS detail FROM (
     SELECT task_id, created_at AS at, NULL::integer AS attempt, 'submitted' AS what, 0 AS rank, 0::bigint AS place,
@@ -38,8 +51,9 @@ const TIMELINE: &str = "SELECT task_id, at, attempt, what, jsonb_strip_nulls(det
         FROM tasks WHERE task_id = ANY($1)
     UNION ALL SELECT task_id, approved_at, NULL, 'approved', 1, 0, jsonb_build_object('by', approved_by, 'digest', approved_digest)
         FROM tasks WHERE task_id = ANY($1) AND approved_at IS NOT NULL
-    UNION ALL SELECT task_id, cancel_requested_at, NULL, 'cancel_requested', 2, 0,
-        jsonb_build_object('by', cancel_requested_by, 'force', cancel_force)
+    UNION ALL SELECT task_id, cancel_requested_at, NULL,
+        CASE WHEN cancel_force THEN 'cancel requested with force' ELSE 'cancel requested' END, 2, 0,
+        jsonb_build_object('by', cancel_requested_by)
         FROM tasks WHERE task_id = ANY($1) AND cancel_requested_at IS NOT NULL
     UNION ALL SELECT task_id, assigned_at, attempt, 'assigned', 5, 0,
         jsonb_build_object('step', step_name, 'agent', agent_id, 'pool', pool_id, 'pod', pod_name, 'node', node_name)
@@ -88,12 +102,9 @@ pub(crate) async fn timelines(
             attempt: row.get("attempt"),
             detail: row.get::<_, Option<Value>>("detail").unwrap_or_default(),
         };
-        // A note may say what a column says as well.
-        let same = |last: &Moment| {
-            last.at == moment.at && last.what == moment.what && last.attempt == moment.attempt
-        };
-        if !moments.last().is_some_and(same) {
-            moments.push(moment);
+        match moments.last_mut() {
+            Some(last) if last.is_same(&moment) => last.learn(moment.detail),
+            Some(_) | None => moments.push(moment),
         }
     }
     timelines.values_mut().for_each(shorten);

@@ -7,6 +7,7 @@ use super::record::{LETTER_COLUMNS, Letter};
 use crate::dead_letters::replay::{Drawn, Edit, Original, Prepared, ReplayError, build};
 use crate::store::db::{Db, Transaction};
 use crate::store::error::StoreError;
+use crate::store::operate;
 
 /// What became of a discard.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -221,7 +222,5 @@ async fn audit(
     letter_id: i64,
     detail: Value,
 ) -> Result<(), StoreError> {
-    const SQL: &str = "INSERT INTO audit_log (actor, action, subject, detail) VALUES ($1, $2, $3, $4)";
-    transaction.execute(SQL, &[&by, &action, &format!("dead_letter:{letter_id}"), &detail]).await?;
-    Ok(())
+    operate::audit(transaction, by, action, &format!("dead_letter:{letter_id}"), &detail).await
 }
