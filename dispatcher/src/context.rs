@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::config::Config;
 use crate::pass::Wake;
+use crate::readiness::Readiness;
 use crate::store::Db;
 
 /// Shared by intake, pass, route, settle, presence, dead letters, notify, sweep.
@@ -28,6 +29,8 @@ pub struct Context {
     pub kinds: Arc<Kinds>,
     /// Everything that is configured.
     pub config: Arc<Config>,
+    /// Whether this replica is ready, and if not, why.
+    pub readiness: Readiness,
     /// This process, new at every start.
     pub replica: Uuid,
 }

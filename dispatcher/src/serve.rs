@@ -14,6 +14,7 @@ use switchyard_common::broker::{BrokerConfig, ConsumeConnection, Publisher, decl
 use switchyard_common::guard::{RestartPolicy, Supervisor};
 use switchyard_common::shutdown::Shutdown;
 use switchyard_common::task::Kinds;
+use switchyard_common::telemetry::Metrics;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -21,9 +22,10 @@ use crate::config::Config;
 use crate::context::Context;
 use crate::pass::Wake;
 use crate::presence::replicas::Beats;
+use crate::readiness::{Condition, Readiness, follow_broker, follow_database};
 use crate::route::run::Router;
 use crate::store::{Db, DbConfig, migrate};
-use crate::{dead_letters, intake, pass, presence, settle, sweep};
+use crate::{api, dead_letters, intake, notify, pass, presence, retention, settle, sweep};
 
 /// Batches of committed assignments that may wait for routing: passes wait beyond.
 const TO_ROUTE_MAX_COUNT: usize = 64;
@@ -98,6 +100,7 @@ fn connect(config: Config) -> Result<Context, ServeError> {
         wake: Wake::default(),
         kinds: Arc::new(Kinds::with_built_in(config.kinds.iter().cloned())?),
         config: Arc::new(config),
+        readiness: Readiness::default(),
         replica,
     })
 }
@@ -118,11 +121,49 @@ async fn run_parts(
     supervise(&mut parts, "outcomes", context, shutdown, settle::outcomes::run);
     supervise(&mut parts, "starts", context, shutdown, settle::starts::run);
     supervise(&mut parts, "logs", context, shutdown, settle::logs::run);
+    supervise(&mut parts, "notify", context, shutdown, notify::run::run);
+    supervise(&mut parts, "retention", context, shutdown, retention::run);
+    supervise(&mut parts, "gauges", context, shutdown, |context, shutdown| {
+        api::gauges::run(context.db, shutdown)
+    });
+    supervise(&mut parts, "readiness", context, shutdown, follow_readiness);
+    supervise_api(&mut parts, context, shutdown);
     supervise(&mut parts, "dead_letters", context, shutdown, dead_letters::run::run);
     supervise(&mut parts, "intake", context, shutdown, intake::run::run);
     supervise(&mut parts, "presence", context, shutdown, presence::run::run);
     supervise(&mut parts, "sweep", context, shutdown, sweep::run::run);
     parts.run().await
+}
+
+/// Keeps the conditions of readiness up to date.
+async fn follow_readiness(context: Context, shutdown: Shutdown) {
+    let readiness = &context.readiness;
+    tokio::join!(
+        follow_broker(
+            readiness.clone(),
+            Condition::BrokerConsume,
+            context.consumers.state(),
+            shutdown.clone()
+        ),
+        follow_broker(
+            readiness.clone(),
+            Condition::BrokerPublish,
+            context.publisher.state(),
+            shutdown.clone()
+        ),
+        follow_database(readiness.clone(), context.db.clone(), shutdown.clone()),
+    );
+}
+
+/// The HTTP server: an address that cannot be listened on ends the process loudly.
+fn supervise_api(parts: &mut Supervisor, context: &Context, shutdown: &Shutdown) {
+    // A recorder that is installed already belongs to somebody else, who renders it.
+    let metrics = Metrics::install().ok();
+    let (context, shutdown) = (context.clone(), shutdown.clone());
+    parts.supervise("api", RestartPolicy::STANDARD, move || {
+        let api = api::Api { readiness: context.readiness.clone(), metrics: metrics.clone() };
+        api::run(api, context.config.http_listen, shutdown.clone())
+    });
 }
 
 /// A part that is started anew when it panics.

@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use super::agents::{Agents, Workspaces};
+use super::audit::Audit;
 use super::dead_letters::DeadLetters;
 use super::pause::{Fence, PauseArgs};
 use super::publish::Publish;
@@ -40,6 +41,8 @@ pub(super) enum Command {
     Pause(PauseArgs),
     /// End a pause.
     Resume(PauseArgs),
+    /// Check every invariant; print what breaks one, and exit non-zero.
+    Audit(Audit),
     /// After a restore from an older copy: refuse every older session and attempt.
     Fence(Fence),
 }

@@ -2,6 +2,7 @@
 
 mod agents;
 mod args;
+mod audit;
 mod connect;
 mod dead_letters;
 mod migrate;
@@ -32,6 +33,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::DeadLetters(letters) => dead_letters::run(letters).await,
         Command::Pause(pause) => pause::run(pause, false).await,
         Command::Resume(resume) => pause::run(resume, true).await,
+        Command::Audit(audit) => audit::run(audit).await,
         Command::Fence(fence) => pause::fence(fence).await,
     }
 }

@@ -33,8 +33,10 @@ pub struct BatchEnd {
 
 /// Publishes notifications until shutdown. An exchange that nobody has bound a queue to is fine: nobody wants to know.
 pub async fn run(context: Context, shutdown: Shutdown) {
-    let publisher = &context.publisher;
-    let publish = async |messages| publisher.publish_pipelined(messages).await;
+    let publish = |messages| {
+        let publisher = context.publisher.clone();
+        async move { publisher.publish_pipelined(messages).await }
+    };
     loop {
         let wait = match run_once(&context.db, &context.namespace, publish).await {
             Ok(end) if end.unconfirmed > 0 => {
@@ -61,11 +63,14 @@ pub async fn run(context: Context, shutdown: Shutdown) {
 }
 
 /// One batch, if no other replica publishes.
-pub async fn run_once(
+pub async fn run_once<P>(
     db: &Db,
     namespace: &Namespace,
-    publish: impl AsyncFn(Vec<Outgoing>) -> Vec<PublishOutcome>,
-) -> Result<BatchEnd, StoreError> {
+    publish: impl Fn(Vec<Outgoing>) -> P,
+) -> Result<BatchEnd, StoreError>
+where
+    P: Future<Output = Vec<PublishOutcome>>,
+{
     // Half of the lease: whoever is stopped for longer must not go on with what another replica has taken over.
     let stop_at = Instant::now() + Duration::from_secs_f64(LEASE_SECONDS / 2.0);
     let Some(pending) = lease_batch(db, BATCH_MAX_COUNT).await? else { return Ok(BatchEnd::default()) };
@@ -87,11 +92,14 @@ pub async fn run_once(
 }
 
 /// Gives the numbers of those that are done with, and those that are not confirmed.
-async fn publish_wave(
+async fn publish_wave<P>(
     namespace: &Namespace,
     wave: Vec<Pending>,
-    publish: impl AsyncFn(Vec<Outgoing>) -> Vec<PublishOutcome>,
-) -> (Vec<i64>, Vec<Pending>) {
+    publish: impl Fn(Vec<Outgoing>) -> P,
+) -> (Vec<i64>, Vec<Pending>)
+where
+    P: Future<Output = Vec<PublishOutcome>>,
+{
     let mut done = Vec::new();
     let mut sent = Vec::new();
     let mut messages = Vec::new();

@@ -10,6 +10,7 @@ use super::Sweeper;
 use super::once::is_full;
 use crate::context::Context;
 use crate::control::Orders;
+use crate::readiness::{Condition, Readiness};
 use crate::store::StoreError;
 
 /// What is ticked. Closed: every sweep is here.
@@ -73,7 +74,7 @@ impl Sweep {
     }
 }
 
-/// Sweeps until shutdown.
+/// Sweeps until shutdown. The first round takes up whatever an earlier process left; only then is the replica ready (incident 8).
 pub async fn run(context: Context, shutdown: Shutdown) {
     let sweeper = Sweeper {
         orders: Orders::start(context.publisher.clone(), &context.namespace),
@@ -81,7 +82,30 @@ pub async fn run(context: Context, shutdown: Shutdown) {
         wake: context.wake,
         run_timeout_grace: context.config.run_timeout_grace,
     };
+    recover(&sweeper, &context.readiness, &shutdown).await;
     join_all(Sweep::ALL.map(|sweep| tick(sweep, &sweeper, &shutdown))).await;
+}
+
+/// Wait before recovery is tried again.
+const RECOVERY_WAIT: Duration = Duration::from_millis(500);
+
+async fn recover(sweeper: &Sweeper, readiness: &Readiness, shutdown: &Shutdown) {
+    for sweep in Sweep::ALL {
+        loop {
+            match sweep.run_once(sweeper).await {
+                Ok(changed) if is_full(changed) => {}
+                Ok(_) => break,
+                Err(error) => {
+                    readiness.set(Condition::Recovery, Err(format!("sweep {} fails: {error}", sweep.name())));
+                    if !shutdown.sleep(RECOVERY_WAIT).await {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+    readiness.set(Condition::Recovery, Ok(()));
+    tracing::info!("recovery has run");
 }
 
 async fn tick(sweep: Sweep, sweeper: &Sweeper, shutdown: &Shutdown) {

@@ -5,10 +5,8 @@
 //! - [`log_capture`]: the log lines of a test, as values
 //! - [`seed`]: pools, workspaces, agents and tasks put into it without a broker
 
-#[expect(clippy::expect_used, clippy::panic, reason = "a harness fails its test by panicking")]
 pub mod database;
 pub mod events;
 pub mod letters;
 pub mod log_capture;
-#[expect(clippy::expect_used, clippy::panic, reason = "a harness fails its test by panicking")]
 pub mod seed;
