@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use serde_json::Value;
 use switchyard_common::broker::{BrokerConfig, Publisher};
+use uuid::Uuid;
 
 use super::connect::{self, actor};
 use super::output;
@@ -265,7 +266,7 @@ async fn replay_all(wanted: &Replay) -> anyhow::Result<ExitCode> {
             force: wanted.again,
             edit: edit.clone(),
             note: wanted.note.clone(),
-            drawn: Drawn::new(),
+            drawn: Drawn { event: Uuid::now_v7(), task: Uuid::now_v7() },
         };
         let publish = async |message| publisher.publish(message).await;
         let progress = format!("[{}/{}] letter {letter_id}", done + 1, ids.len());

@@ -23,20 +23,6 @@ pub struct Drawn {
     pub task: Uuid,
 }
 
-impl Drawn {
-    /// New ids.
-    #[must_use]
-    pub fn new() -> Self {
-        Self { event: Uuid::now_v7(), task: Uuid::now_v7() }
-    }
-}
-
-impl Default for Drawn {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 /// Other contents for a replay.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Edit {
