@@ -4,7 +4,7 @@
 use switchyard_tests::harness::sources::{self, Source};
 
 /// Everything that decides: no I/O, no clock, no randomness but what comes as an argument (style 2).
-const PURE: [&str; 22] = [
+const PURE: [&str; 23] = [
     "common/src/task",
     "common/src/contract",
     "common/src/failure.rs",
@@ -24,6 +24,7 @@ const PURE: [&str; 22] = [
     "dispatcher/src/presence/sessions.rs",
     "dispatcher/src/dead_letters/replay.rs",
     "dispatcher/src/route/decide.rs",
+    "dispatcher/src/sweep/notes.rs",
     "worker-agent/src/machine",
     "worker-agent/src/exec/judge.rs",
     "worker-agent/src/exec/supervisor/guard.rs",
@@ -73,18 +74,11 @@ const BARE_SPAWNS: [&str; 6] =
 /// The one place that may.
 const GUARD: &str = "common/src/guard/";
 
-/// Longest file, in lines.
-const FILE_MAX_LINES: usize = 400;
+/// Longest file, in lines: about 400, and no argument about the last ten.
+const FILE_MAX_LINES: usize = 430;
 
 /// Files that may be longer, up to a limit of their own, and why.
-const LONG_FILES: [(&str, usize, &str); 2] = [
-    (
-        "common/src/task/transition/types.rs",
-        440,
-        "the closed list of inputs, refusals and effects of one function; half of it says what each means",
-    ),
-    ("tests/tests/store_letters.rs", 420, "one scenario after the other; nothing in it is used elsewhere"),
-];
+const LONG_FILES: [(&str, usize, &str); 0] = [];
 
 #[test]
 fn pure_modules_import_no_io_no_clock_and_no_randomness() {
