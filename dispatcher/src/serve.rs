@@ -1,10 +1,13 @@
 //! `dispatcher serve`: the pipeline, wired. The list below is the whole of it; a test holds it against the folders.
 //!
 //! ```text
-//! events -> intake -> pass (schedule) -> route -> agent queues
-//!                        ^                           |
-//!                        |                           v
-//!            sweep, presence <-------- settle <- reports      dead letters -> dead_letters      notify -> upstream
+//! events -> intake -> pass (schedule) -> route -> agent queues -> agents
+//!                        ^                                          |
+//!                        |                                          v
+//!         sweep, presence +----------------- settle <------------ reports
+//!
+//! whatever is nacked -> dead_letters       what happened -> notify -> upstream
+//! old rows -> retention                    api: /livez, /readyz, /metrics
 //! ```
 
 use std::sync::Arc;
