@@ -3,12 +3,16 @@
 //! - [`database`]: a database of its own for each test, on the server of `SWITCHYARD_DATABASE_URL`
 //! - [`letters`]: messages as they arrive on queues, and after a nack
 //! - [`log_capture`]: the log lines of a test, as values
-//! - [`sources`]: the project's own sources, for rules of writing
+//! - [`scenario`]: Switchyard as it is run, with real processes on the real broker
 //! - [`seed`]: pools, workspaces, agents and tasks put into it without a broker
+//! - [`sources`]: the project's own sources, for rules of writing
+//! - [`wait`]: waiting for a condition, with a deadline
 
 pub mod database;
 pub mod events;
 pub mod letters;
 pub mod log_capture;
+pub mod scenario;
 pub mod seed;
 pub mod sources;
+pub mod wait;
