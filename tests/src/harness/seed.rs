@@ -169,6 +169,12 @@ impl<'a> Seed<'a> {
             )
             .await;
         assert_eq!(made, 1, "the workspace {} must exist", task.workspace);
+        self.execute(
+            "INSERT INTO events (source, event_id, event_type, body_hash, task_id, answer)
+             VALUES ('test', $1, 'switchyard.task.submitted.v1', '\\x00', $1, '{}')",
+            &[&task.id.as_str()],
+        )
+        .await;
         task.id.clone()
     }
 
