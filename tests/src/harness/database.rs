@@ -4,7 +4,7 @@
 //! `eval "$(deploy/local/services env)"`). Its role must be allowed to create databases.
 
 use switchyard_common::guard::spawn_thread_guarded;
-use switchyard_dispatcher::store::{Db, DbConfig, migrate};
+use switchyard_dispatcher::store::{Db, DbConfig};
 use tokio_postgres::NoTls;
 use uuid::Uuid;
 
@@ -14,7 +14,7 @@ pub const DATABASE_URL_VARIABLE: &str = "SWITCHYARD_DATABASE_URL";
 /// Connections of one test database. Small, because many tests share one server.
 const CONNECTIONS_MAX_COUNT: usize = 8;
 
-/// A migrated database that goes with this value.
+/// A migrated database that goes with this value: a copy of a [template](super::template).
 pub struct TestDatabase {
     /// The store on it, as one replica.
     pub db: Db,
@@ -31,15 +31,13 @@ impl TestDatabase {
     /// When the server is not named or cannot be reached: a test that needs it must fail, never be skipped in silence.
     pub async fn new() -> Self {
         let server = server_url();
+        let template = super::template::ready(&server).await;
         let name = format!("switchyard_test_{}", Uuid::new_v4().simple());
-        execute(&server, &format!("CREATE DATABASE {name}")).await.unwrap_or_else(|error| {
-            panic!("cannot create a test database on the server of {DATABASE_URL_VARIABLE}: {error}")
-        });
+        execute(&server, &format!("CREATE DATABASE {name} TEMPLATE {template}")).await.unwrap_or_else(
+            |error| panic!("cannot create a test database on the server of {DATABASE_URL_VARIABLE}: {error}"),
+        );
         let url = with_database(&server, &name);
-        let db = connect(&url);
-        let database = Self { db, url, name, server };
-        migrate::migrate(&database.db).await.expect("the migrations apply to an empty database");
-        database
+        Self { db: connect(&url), url, name, server }
     }
 
     /// The same database seen by another replica.
@@ -75,7 +73,7 @@ fn server_url() -> String {
 }
 
 /// The same server and user with another database.
-fn with_database(url: &str, name: &str) -> String {
+pub(super) fn with_database(url: &str, name: &str) -> String {
     let (base, options) = url.split_once('?').map_or((url, None), |(base, options)| (base, Some(options)));
     let authority_from = base.find("://").map_or(0, |at| at + 3);
     let end = base[authority_from..].find('/').map_or(base.len(), |at| authority_from + at);
@@ -85,13 +83,13 @@ fn with_database(url: &str, name: &str) -> String {
     }
 }
 
-fn connect(url: &str) -> Db {
+pub(super) fn connect(url: &str) -> Db {
     let config =
         DbConfig { url: url.to_owned(), connections_max: CONNECTIONS_MAX_COUNT, replica: Uuid::new_v4() };
     Db::new(&config).expect("the URL of the test database is well formed")
 }
 
-async fn execute(url: &str, sql: &str) -> Result<(), tokio_postgres::Error> {
+pub(super) async fn execute(url: &str, sql: &str) -> Result<(), tokio_postgres::Error> {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
     let work = async move {
         let result = client.batch_execute(sql).await;

@@ -15,4 +15,5 @@ pub mod log_capture;
 pub mod scenario;
 pub mod seed;
 pub mod sources;
+mod template;
 pub mod wait;
