@@ -6,6 +6,7 @@ use switchyard_common::task::Status;
 use switchyard_tests::harness::scenario::Scenario;
 use switchyard_tests::harness::scenario::look::MOVE_WITHIN;
 use switchyard_tests::harness::scenario::upstream::submission;
+use switchyard_tests::harness::wait::{Look, until};
 
 #[tokio::test]
 async fn a_published_event_becomes_a_task_that_an_agent_runs_and_every_step_of_it_is_told()
@@ -30,7 +31,11 @@ async fn a_published_event_becomes_a_task_that_an_agent_runs_and_every_step_of_i
     for expected in ["submitted", "assigned", "succeeded"] {
         assert!(moments.iter().any(|what| what == expected), "{expected} is not in {moments:?}");
     }
-    scenario.until_task("t-1", "to have both log lines", MOVE_WITHIN, |_| true).await?;
+    until("both log lines of t-1", MOVE_WITHIN, async || {
+        let lines: Vec<String> = scenario.logs("t-1").await?.into_iter().map(|line| line.line).collect();
+        Ok(Look::holds(lines == ["line 1 of 2", "line 2 of 2"], || format!("{lines:?}")))
+    })
+    .await?;
     assert!(dispatcher.log().errors()?.is_empty(), "{:?}", dispatcher.log().errors()?);
     assert!(scenario.letters_of("t-1").await?.is_empty());
     Ok(())

@@ -120,6 +120,12 @@ impl Machine {
         self.session
     }
 
+    /// The newest restore epoch that it has seen, which its reports carry (protocol G).
+    #[must_use]
+    pub const fn epoch(&self) -> i64 {
+        self.epoch
+    }
+
     /// Attempts in hand: from delivery to the confirm of the outcome.
     #[must_use]
     pub fn in_hand(&self) -> usize {

@@ -204,15 +204,15 @@ impl Driver {
     }
 
     fn give(&mut self, input: Input) {
-        for effect in self.machine.handle(clock::now(), input) {
-            self.carry_out(effect);
-        }
+        let effects = self.machine.handle(clock::now(), input);
+        // Before the handler that an assignment starts writes its first line, which would be refused under an older epoch.
+        self.epoch.store(self.machine.epoch(), Ordering::Relaxed);
+        effects.into_iter().for_each(|effect| self.carry_out(effect));
     }
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Publish(publish) => {
-                self.epoch.store(publish.epoch, Ordering::Relaxed);
                 // The outbox outlives the loop; were it gone, silence would end the session.
                 let _ = self.reports.send(publish);
             }
