@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 const TASKS_DEFAULT: usize = 20_000;
 const WORKSPACES: usize = 500;
-const AGENTS: usize = 2;
+const AGENTS: u8 = 2;
 const PAYLOAD_BYTES: usize = 300;
 const PUBLISH_WINDOW: usize = 1_000;
 const READY_MAX: Duration = Duration::from_secs(30);
@@ -149,7 +149,7 @@ async fn wait_for_agents(client: &tokio_postgres::Client) -> anyhow::Result<()> 
     let deadline = Instant::now() + READY_MAX;
     loop {
         let live: i64 = client.query_one("SELECT count(*) FROM agents WHERE live", &[]).await?.get(0);
-        if live == AGENTS as i64 {
+        if live == i64::from(AGENTS) {
             return Ok(());
         }
         ensure!(Instant::now() < deadline, "{live} of {AGENTS} agents are live after {READY_MAX:?}");

@@ -63,7 +63,9 @@ impl ProcessConfig {
         let variables = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         let base_dir = file.and_then(Path::parent).unwrap_or(Path::new("."));
-        Self::read(Loader::new(variables, text.as_deref()), base_dir, host_name())
+        // Handlers run in directories of their own: what is relative to the file must not be read relative to those.
+        let base_dir = std::path::absolute(base_dir).unwrap_or_else(|_| base_dir.to_path_buf());
+        Self::read(Loader::new(variables, text.as_deref()), &base_dir, host_name())
     }
 
     /// Reads a configuration. Relative commands of handlers are relative to `base_dir`; `host` names the agent where nothing else does.
