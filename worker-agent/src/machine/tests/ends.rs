@@ -34,6 +34,21 @@ fn every_end_is_reported_and_confirmed_before_its_delivery_is_acked_or_nacked() 
 }
 
 #[test]
+fn incident_03_every_end_gives_exactly_one_report_however_often_it_is_delivered() {
+    for end in [succeeded(), failed(), HandlerEnd::Panicked(failure()), HandlerEnd::TimedOut(failure())] {
+        let mut rig = Rig::heard();
+        let work = rig.work(1);
+        rig.deliver(&work);
+        let came = rig.end(&work, end);
+        assert_eq!(came.outcomes().len(), 1);
+        rig.confirm_outcome(&came);
+        let (_, copy) = rig.deliver(&work);
+        assert_eq!(copy.outcomes().len(), 0, "a copy of a finished attempt is not reported anew");
+        assert_eq!(rig.machine.in_hand(), 0);
+    }
+}
+
+#[test]
 fn every_part_is_confirmed_before_the_outcome_is_sent() {
     let mut rig = Rig::heard();
     let work = rig.work(1);

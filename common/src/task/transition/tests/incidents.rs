@@ -31,6 +31,30 @@ fn incident_01_running_implies_an_agent_and_a_pod() {
 }
 
 #[test]
+fn incident_03_every_end_of_an_attempt_leaves_its_task_resolved() {
+    let ends = [
+        succeeded(&[]),
+        unchanged(),
+        failed(),
+        panicked(),
+        timed_out(),
+        stopped(StoppedBy::Drain),
+        stopped(StoppedBy::Silence),
+        not_started(NotStarted::Draining),
+    ];
+    for end in ends {
+        let mut story = Story::of("plan");
+        story.assign("worker-0");
+        assert!(is_changed(&story.report(end.clone())), "{end:?}");
+        assert!(!story.status().has_assignee() && story.attempt().end.is_some(), "{end:?}");
+        // One report ends it; another one changes nothing.
+        let resolved = story.subject.clone();
+        story.report(failed());
+        assert_eq!(story.subject, resolved, "{end:?}");
+    }
+}
+
+#[test]
 fn incident_05_no_single_failed_dispatch_is_final() {
     let mut story = Story::of("plan");
     for _ in 0..50 {
@@ -232,6 +256,27 @@ fn incident_39_no_report_resurrects_a_cancelled_task() {
         override_reason: None,
     });
     assert_eq!(story.subject, ended);
+}
+
+#[test]
+fn incident_41_a_cancel_ends_every_wait_at_once() {
+    let mut blocked = Story::of("plan_and_apply");
+    blocked.subject.task.status = Status::Blocked;
+    let mut not_due = Story::of("plan");
+    not_due.subject.task.run_after = Some(not_due.context.now + chrono::TimeDelta::days(1));
+    let mut between_tries = Story::of("plan");
+    between_tries.assign("worker-0");
+    between_tries.report(failed());
+    for mut story in [blocked, not_due, between_tries, Story::of("plan"), Story::awaiting_approval()] {
+        story.cancel(false);
+        assert_eq!(story.status(), Status::Cancelled);
+    }
+    // What an agent has in hand is told to stop in the same moment.
+    let mut running = Story::of("plan");
+    running.assign("worker-0");
+    running.started();
+    let decision = running.cancel(false);
+    assert!(decision.effects.contains(&crate::task::transition::Effect::SendRevoke));
 }
 
 #[test]
