@@ -72,7 +72,13 @@ async fn failed_task(db: &Db, id: &str) -> i64 {
 }
 
 fn wish() -> ReplayWish {
-    ReplayWish { by: "ada".into(), force: false, edit: None, note: Some("fixed".into()), drawn: Drawn::new() }
+    ReplayWish {
+        by: "ada".into(),
+        force: false,
+        edit: None,
+        note: Some("fixed".into()),
+        drawn: Drawn { event: Uuid::now_v7(), task: Uuid::now_v7() },
+    }
 }
 
 async fn acked(_: Outgoing) -> PublishOutcome {

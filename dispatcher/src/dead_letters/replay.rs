@@ -107,7 +107,7 @@ pub enum ReplayError {
     #[error("there is no dead letter {0}")]
     UnknownLetter(i64),
     /// Once per letter.
-    #[error("the letter is resolved already ({resolution}{}): repeat with --force to replay it all the same", new_task(.replay_task_id.as_deref()))]
+    #[error("the letter is resolved already ({resolution}{}): repeat with --again to replay it all the same", new_task(.replay_task_id.as_deref()))]
     Resolved {
         /// How.
         resolution: String,
@@ -116,7 +116,7 @@ pub enum ReplayError {
     },
     /// An earlier replay may be on its way.
     #[error(
-        "a replay with other contents was begun (event {event_id}) and may be on its way: repeat it as it was, or use --force"
+        "a replay with other contents was begun (event {event_id}) and may be on its way: repeat it as it was, or use --again"
     )]
     PreparedOtherwise {
         /// Its event.
