@@ -119,13 +119,19 @@ pub enum AgentError {
     /// The agent's own settings are wrong.
     #[error("the agent's settings are wrong:{0}")]
     Settings(Listed),
+    /// One of the agent's own tasks has panicked; the panic is in the log. Handlers were ended; the session's end settles their work.
+    #[error("the agent's task `{task}` has ended, so nothing can be reported any more")]
+    Broken {
+        /// Which.
+        task: &'static str,
+    },
 }
 
 /// Runs an agent until `shutdown` has been requested and its work is settled, or until the shutdown is immediate. A broker that is away
 /// is waited for; an agent id that is in use by another process is waited for too. Must be called within a Tokio runtime.
 ///
 /// # Errors
-/// When the configuration cannot work. Nothing that happens later is an error.
+/// When the configuration cannot work, or the agent itself is broken. A broker that is away and handlers that fail are not errors.
 pub async fn run(
     config: AgentConfig,
     handlers: Handlers,
@@ -143,7 +149,7 @@ pub async fn run(
         "agent starts"
     );
     let driver = Driver::start(&config, settings, handlers, shutdown)?;
-    let finished = driver.run().await;
+    let finished = driver.run().await?;
     tracing::info!(left_count = finished.left_count, "agent ends");
     Ok(finished)
 }

@@ -25,10 +25,15 @@ use super::outbox::Outbox;
 use super::reports::ReportWriter;
 use super::runner::Runner;
 use super::settler::Settler;
-use crate::agent::AgentConfig;
+use crate::agent::{AgentConfig, AgentError};
 use crate::handler::Handlers;
 use crate::machine::limits::TICK_MS;
 use crate::machine::{Effect, Input, Machine, Publish, Settings};
+
+/// Names of the tasks under the loop.
+const OUTBOX: &str = "agent-outbox";
+const SHIPPER: &str = "agent-logs";
+const SETTLER: &str = super::settler::TASK;
 
 /// How an agent ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,8 +101,8 @@ impl Driver {
             reports,
             inputs,
             epoch,
-            outbox: spawn_guarded("agent-outbox", outbox.run()),
-            shipper: spawn_guarded("agent-logs", shipper.run()),
+            outbox: spawn_guarded(OUTBOX, outbox.run()),
+            shipper: spawn_guarded(SHIPPER, shipper.run()),
             logs_closing,
             shutdown,
             drained: false,
@@ -105,16 +110,25 @@ impl Driver {
     }
 
     /// Runs until the shutdown is over.
-    pub(crate) async fn run(mut self) -> Finished {
+    ///
+    /// # Errors
+    /// When one of its own tasks has panicked: without it nothing can be reported or settled, so the process has to start anew.
+    pub(crate) async fn run(mut self) -> Result<Finished, AgentError> {
         let mut tick = tokio::time::interval(Duration::from_millis(TICK_MS));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut drain = Drain::No;
         let shutdown = self.shutdown.clone();
         let (mut requested, mut immediate) = (Box::pin(shutdown.requested()), Box::pin(shutdown.immediate()));
-        while !self.drained {
+        let broken = loop {
+            if self.drained {
+                break None;
+            }
             tokio::select! {
                 biased;
-                () = &mut immediate => break,
+                () = &mut immediate => break None,
+                _ = &mut self.outbox => break Some(OUTBOX),
+                _ = &mut self.shipper => break Some(SHIPPER),
+                _ = self.settler.task() => break Some(SETTLER),
                 () = &mut requested, if drain == Drain::No => {
                     drain = Drain::Requested;
                     self.give(Input::DrainRequested);
@@ -130,8 +144,14 @@ impl Driver {
                 Some(input) = self.inputs.recv() => self.answers(input),
                 event = self.link.next() => self.link_event(event),
             }
+        };
+        match broken {
+            None => Ok(self.finish().await),
+            Some(task) => {
+                self.runner.abort_all();
+                Err(AgentError::Broken { task })
+            }
         }
-        self.finish().await
     }
 
     /// The grace ends early enough for handlers to be stopped and reported before the shutdown becomes immediate.

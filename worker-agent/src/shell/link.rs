@@ -145,7 +145,11 @@ impl Link {
     fn control_event(&mut self, event: Option<ConsumerEvent>) -> Option<LinkEvent> {
         match event {
             Some(ConsumerEvent::Ready { .. }) => self.control_ready = true,
-            Some(ConsumerEvent::Lost { .. }) => self.control_ready = false,
+            Some(ConsumerEvent::Lost { .. }) => {
+                self.control_ready = false;
+                // Its loss makes every delivery void for the machine, so the broker must have them back too.
+                self.queue.handle().restart();
+            }
             Some(ConsumerEvent::Delivery(incoming)) => return Some(LinkEvent::Control(incoming)),
             None => self.reconnect(),
         }

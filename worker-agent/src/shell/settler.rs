@@ -10,6 +10,9 @@ use tokio::sync::mpsc;
 use super::limits::TURN_MAX_COUNT;
 use crate::machine::Tag;
 
+/// The name of the task that writes.
+pub(super) const TASK: &str = "agent-settler";
+
 enum Settle {
     Ack(Acker),
     Nack(Acker),
@@ -26,7 +29,7 @@ pub(super) struct Settler {
 impl Settler {
     pub(super) fn start() -> Self {
         let (queue, settles) = mpsc::unbounded_channel();
-        let task = spawn_guarded("agent-settler", write(settles));
+        let task = spawn_guarded(TASK, write(settles));
         Self { open: HashMap::new(), tags: 0, queue, task }
     }
 
@@ -55,6 +58,11 @@ impl Settler {
     /// The channel is gone: the broker has every delivery back.
     pub(super) fn forget(&mut self) {
         self.open.clear();
+    }
+
+    /// The task that writes. It ends only when the process does, or when it panics.
+    pub(super) const fn task(&mut self) -> &mut GuardedTask<()> {
+        &mut self.task
     }
 
     /// Ends when everything that was settled is written.

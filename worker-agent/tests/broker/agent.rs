@@ -10,7 +10,7 @@ use switchyard_common::contract::assignment::{AgentMessage, AssignedApproval, As
 use switchyard_common::contract::control::Order;
 use switchyard_common::contract::report::{InHand, NotStarted, OutcomeEnd, ReportBody, StoppedBy};
 use switchyard_common::failure::FailureKind;
-use switchyard_worker_agent::Finished;
+use switchyard_worker_agent::{AgentConfig, Finished};
 
 use super::support::proxy::Proxy;
 use super::support::{Bench, claim, is_assignment, url};
@@ -255,6 +255,53 @@ async fn a_handler_that_runs_longer_than_its_timeout_is_stopped_and_nacked() {
     let end = bench.outcome(&work).await.end;
     assert_eq!(end.failure().map(|failure| failure.kind), Some(FailureKind::RunTimeout));
     bench.letter(|letter| is_assignment(letter, &work)).await;
+    agent.stop().await;
+    bench.tear_down().await;
+}
+
+#[tokio::test]
+async fn an_agent_queue_that_was_deleted_is_declared_anew_and_work_in_hand_goes_on() {
+    let mut bench = Bench::new().await;
+    let agent = bench.start();
+    let session = bench.hello().await.session;
+    let work = bench.gated(session, json!({}));
+    bench.assign(&work).await;
+    bench.heartbeat(|presence| lists_running(&presence.in_hand, &work)).await;
+    let queue = bench.namespace.agent_queue(&bench.agent.pool, &bench.agent.agent);
+    switchyard_common::broker::delete_queue(&bench.session, &queue).await.unwrap();
+    bench.heartbeat(|presence| presence.session == session && presence.sequence > 1).await;
+    let next = bench.work(session, json!({}));
+    bench.assign_when_possible(&next).await;
+    assert_eq!(bench.outcome(&next).await.end.name(), "succeeded");
+    bench.gate.add_permits(1);
+    assert_eq!(bench.outcome(&work).await.end.name(), "succeeded");
+    agent.stop().await;
+    bench.tear_down().await;
+}
+
+#[tokio::test]
+async fn an_agent_that_cannot_be_heard_ends_its_session_and_comes_back_with_a_new_one() {
+    let mut bench = Bench::new().await;
+    let proxy = Proxy::start(&url()).await;
+    let config = AgentConfig { lost_timeout: Duration::from_millis(8_500), ..bench.config(proxy.url()) };
+    let agent = bench.start_with(config, Duration::from_secs(20));
+    let session = bench.hello().await.session;
+    let exclusive = Assignment { exclusive: true, ..bench.gated(session, json!({})) };
+    let shared = bench.gated(session, json!({}));
+    for work in [&exclusive, &shared] {
+        bench.assign(work).await;
+    }
+    bench.heartbeat(|presence| presence.in_hand.iter().filter(|one| one.running).count() == 2).await;
+    proxy.refuse(true);
+    proxy.cut();
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    proxy.refuse(false);
+    let next = bench.hello().await.session;
+    assert_ne!(next, session);
+    assert_eq!(bench.outcome(&exclusive).await.end, OutcomeEnd::Cancelled { by: StoppedBy::Silence });
+    bench.gate.add_permits(1);
+    let outcome = bench.outcome(&shared).await;
+    assert_eq!((outcome.end.name(), outcome.claim.session), ("succeeded", session));
     agent.stop().await;
     bench.tear_down().await;
 }

@@ -1,8 +1,6 @@
 //! A stand-in for the dispatcher: declares the topology, publishes assignments and orders, and keeps every report for who asks.
 
 mod gate;
-#[path = "../../../../common/tests/support/proxy.rs"]
-#[expect(dead_code, reason = "shared with the broker tests, which use more of it")]
 pub(crate) mod proxy;
 
 use std::sync::Arc;
@@ -216,6 +214,20 @@ impl Bench {
 
     pub(crate) async fn assign(&self, work: &Assignment) {
         self.to_agent(&serde_json::to_vec(&AgentMessage::Assignment(Box::new(work.clone()))).unwrap()).await;
+    }
+
+    /// As [`assign`](Self::assign), but waits for a queue that is being declared anew.
+    pub(crate) async fn assign_when_possible(&self, work: &Assignment) {
+        let body = serde_json::to_vec(&AgentMessage::Assignment(Box::new(work.clone()))).unwrap();
+        let exchange = self.namespace.assignments_exchange();
+        let properties = Properties::persistent("application/json");
+        let message = Outgoing::new(&exchange, &self.agent.key(), properties, body, true).unwrap();
+        let routed = async {
+            while self.publisher.publish(message.clone()).await != PublishOutcome::Acked {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        within(routed).await;
     }
 
     pub(crate) async fn send_part(&self, message: &AgentMessage) {
