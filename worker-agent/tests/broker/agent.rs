@@ -294,6 +294,7 @@ async fn an_agent_that_cannot_be_heard_ends_its_session_and_comes_back_with_a_ne
     bench.heartbeat(|presence| presence.in_hand.iter().filter(|one| one.running).count() == 2).await;
     proxy.refuse(true);
     proxy.cut();
+    // Not a wait for something to happen: the silence itself, longer than the 6.5 s that end the session.
     tokio::time::sleep(Duration::from_secs(7)).await;
     proxy.refuse(false);
     let next = bench.hello().await.session;
