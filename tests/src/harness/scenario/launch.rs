@@ -212,7 +212,6 @@ async fn until_ready(process: &mut Process) -> anyhow::Result<()> {
         Ok(match process.get("/readyz").await {
             Ok(answer) if answer.status == 200 => Look::There(()),
             Ok(answer) => Look::NotYet(answer.body),
-            Err(_) if !process.log().with_message("dispatcher serves", &[])?.is_empty() => Look::There(()),
             Err(_) => Look::NotYet(process.log().tail()),
         })
     })
