@@ -5,6 +5,7 @@
 //! - [`log_capture`]: the log lines of a test, as values
 //! - [`scenario`]: Switchyard as it is run, with real processes on the real broker
 //! - [`seed`]: pools, workspaces, agents and tasks put into it without a broker
+//! - [`mutants`]: the listed patches that remove a guard each
 //! - [`sources`]: the project's own sources, for rules of writing
 //! - [`wait`]: waiting for a condition, with a deadline
 
@@ -12,6 +13,7 @@ pub mod database;
 pub mod events;
 pub mod letters;
 pub mod log_capture;
+pub mod mutants;
 pub mod scenario;
 pub mod seed;
 pub mod sources;
