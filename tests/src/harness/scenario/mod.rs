@@ -29,6 +29,7 @@ pub mod process;
 pub mod upstream;
 pub mod world;
 
+pub use binaries::repository;
 pub use launch::{DISPATCHER_ENV_KEPT, Launch};
 pub use log_file::{LogFile, LogLine};
 pub use process::Process;
