@@ -68,7 +68,7 @@ fn skipped(
     skipped: &[(switchyard_common::contract::ids::AgentId, SkipReason)],
 ) {
     for (agent, reason) in skipped {
-        tracing::info!(%pool, %workspace_id, %task_id, %agent, reason = ?reason, "candidate agent skipped");
+        tracing::info!(%pool, %workspace_id, %task_id, %agent, reason = reason.sentence(), "candidate agent skipped");
     }
 }
 
