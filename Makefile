@@ -47,6 +47,10 @@ lint: toolchain ## format, lints, dependencies, shell scripts
 	@.ci/deny
 	@.ci/shell
 
+load: toolchain ## 20,000 no-op tasks over 500 workspaces, beside the raw three-hop chain of the same run (release build)
+	@cargo build --locked --release --package switchyard-dispatcher --package switchyard-worker-agent --package switchyard-tests --bins
+	@$(SERVICES) with target/release/load
+
 mutants: toolchain ## remove each guard of the protocol in turn: a simulation seed must fail for each
 	@tests/mutants/run
 

@@ -1,5 +1,6 @@
 //! Publishing: from committed assignments to confirmed ones.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -133,12 +134,13 @@ impl Router {
     /// Publishes one batch and says what follows for each of it.
     async fn publish(&self, jobs: Vec<Job>) -> BatchEnd {
         let keys: Vec<AttemptKey> = jobs.iter().map(|job| job.key.clone()).collect();
+        let tries_of: HashMap<AttemptKey, u32> = jobs.into_iter().map(|job| (job.key, job.tries)).collect();
         let dispatches = self.read(&keys).await;
         let mut outgoing = Vec::new();
         let mut spans: Vec<(Assignment, u32, usize)> = Vec::with_capacity(dispatches.len());
         for dispatch in dispatches {
             let assignment = dispatch.assignment.clone();
-            let tries = jobs.iter().find(|job| job.key == assignment.key()).map_or(1, |job| job.tries);
+            let tries = tries_of.get(&assignment.key()).copied().unwrap_or(1);
             match messages(&self.namespace, dispatch) {
                 Ok(messages) => {
                     spans.push((assignment, tries, messages.len()));
