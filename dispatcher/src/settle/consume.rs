@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use switchyard_common::broker::headers::delivery_count;
 use switchyard_common::broker::{
-    Acker, ConsumerEvent, ConsumerStream, Incoming, Message, Subscription, SubscriptionHandle, ack_all,
+    Acker, ConsumeConnection, ConsumerEvent, ConsumerStream, Incoming, Message, Subscription,
+    SubscriptionHandle, ack_all,
 };
 use switchyard_common::contract::routing::ReportKind;
 use switchyard_common::failure::{Failure, FailureKind};
@@ -54,8 +55,25 @@ struct InHand {
     since: Instant,
 }
 
-/// Consumes one queue of reports until shutdown. What is in hand then is finished; what waits goes back to the broker.
-pub(crate) struct Consumer<S> {
+/// Consumes `queue` until shutdown, with `prefetch` messages handed out ahead of their acks; a tenth of them may wait for something
+/// (protocol H). What is in hand at the end is finished; what waits goes back to the broker.
+pub async fn consume<S: Settler>(
+    settler: S,
+    db: Db,
+    consumers: &ConsumeConnection,
+    queue: String,
+    prefetch: u16,
+    shutdown: Shutdown,
+) {
+    let events = consumers.subscribe(Subscription::new(queue.clone(), prefetch));
+    let control = events.handle();
+    let held_max = usize::from(prefetch / 10).max(1);
+    let consumer =
+        Consumer { settler, db, queue, events, control, paused: false, held: Vec::new(), held_max };
+    consumer.run(shutdown).await;
+}
+
+struct Consumer<S> {
     settler: S,
     db: Db,
     queue: String,
@@ -67,21 +85,7 @@ pub(crate) struct Consumer<S> {
 }
 
 impl<S: Settler> Consumer<S> {
-    /// On `queue`, with `prefetch` messages handed out ahead of their acks; a tenth of them may wait (protocol H).
-    pub(crate) fn new(
-        settler: S,
-        db: Db,
-        consumers: &switchyard_common::broker::ConsumeConnection,
-        queue: String,
-        prefetch: u16,
-    ) -> Self {
-        let events = consumers.subscribe(Subscription::new(queue.clone(), prefetch));
-        let control = events.handle();
-        let held_max = usize::from(prefetch / 10).max(1);
-        Self { settler, db, queue, events, control, paused: false, held: Vec::new(), held_max }
-    }
-
-    pub(crate) async fn run(mut self, shutdown: Shutdown) {
+    async fn run(mut self, shutdown: Shutdown) {
         let mut retry = tokio::time::interval(HELD_RETRY);
         retry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {

@@ -4,7 +4,7 @@ use switchyard_common::contract::report::ReportBody;
 use switchyard_common::contract::routing::ReportKind;
 use switchyard_common::shutdown::Shutdown;
 
-use super::consume::{Consumer, Fate, Settler};
+use super::consume::{Fate, Settler, consume};
 use super::narrate;
 use super::read::Heard;
 use crate::context::Context;
@@ -18,7 +18,7 @@ pub const PREFETCH_COUNT: u16 = 256;
 pub async fn run(context: Context, shutdown: Shutdown) {
     let logs = Logs { db: context.db.clone() };
     let queue = context.namespace.logs_queue();
-    Consumer::new(logs, context.db, &context.consumers, queue, PREFETCH_COUNT).run(shutdown).await;
+    consume(logs, context.db, &context.consumers, queue, PREFETCH_COUNT, shutdown).await;
 }
 
 /// Appends log lines.

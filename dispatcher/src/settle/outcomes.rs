@@ -8,7 +8,7 @@ use switchyard_common::contract::routing::ReportKind;
 use switchyard_common::shutdown::Shutdown;
 use switchyard_common::task::Verdict;
 
-use super::consume::{Consumer, Fate, Settler};
+use super::consume::{Fate, Settler, consume};
 use super::manifest::{StoredFile, Verified, verify};
 use super::narrate;
 use super::outcome::{Settling, admitted, manifest};
@@ -34,7 +34,7 @@ pub async fn run(context: Context, shutdown: Shutdown) {
         artifacts_total_max_bytes: context.config.artifacts_total_max_bytes,
     };
     let queue = context.namespace.outcomes_queue();
-    Consumer::new(outcomes, context.db, &context.consumers, queue, PREFETCH_COUNT).run(shutdown).await;
+    consume(outcomes, context.db, &context.consumers, queue, PREFETCH_COUNT, shutdown).await;
 }
 
 /// Makes outcomes into states of tasks.

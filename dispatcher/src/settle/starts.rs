@@ -6,7 +6,7 @@ use switchyard_common::contract::routing::ReportKind;
 use switchyard_common::shutdown::Shutdown;
 use switchyard_common::task::Input;
 
-use super::consume::{Consumer, Fate, Settler};
+use super::consume::{Fate, Settler, consume};
 use super::narrate;
 use super::read::Heard;
 use crate::context::Context;
@@ -24,7 +24,7 @@ pub async fn run(context: Context, shutdown: Shutdown) {
         orders: Orders::start(context.publisher.clone(), &context.namespace),
     };
     let queue = context.namespace.starts_queue();
-    Consumer::new(starts, context.db, &context.consumers, queue, PREFETCH_COUNT).run(shutdown).await;
+    consume(starts, context.db, &context.consumers, queue, PREFETCH_COUNT, shutdown).await;
 }
 
 /// Decides what may start, and answers after the commit.

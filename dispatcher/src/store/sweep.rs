@@ -115,10 +115,12 @@ pub(crate) async fn unlisted(db: &Db) -> Result<Vec<Named>, StoreError> {
 
 /// Open attempts whose session is not current: whatever ended it, their agent will not report for them any more (incident 42).
 pub(crate) async fn of_ended_sessions(db: &Db) -> Result<Vec<Named>, StoreError> {
-    const SQL: &str = "SELECT a.task_id, a.session, s.end_reason FROM attempts a \
-        JOIN tasks t ON t.task_id = a.task_id AND t.status IN ('assigned', 'running') \
-        LEFT JOIN agent_sessions s ON s.session = a.session \
-        WHERE a.ended_at IS NULL AND (s.session IS NULL OR s.ended_at IS NOT NULL) ORDER BY a.task_id LIMIT $1";
+    // First what has no current session, which is next to nothing: joined with tasks first, it would read all that ever ended.
+    const SQL: &str = "WITH left_over AS MATERIALIZED (SELECT a.task_id, a.session FROM attempts a WHERE a.ended_at IS NULL \
+            AND NOT EXISTS (SELECT 1 FROM agent_sessions c WHERE c.session = a.session AND c.ended_at IS NULL)) \
+        SELECT l.task_id, l.session, s.end_reason FROM left_over l \
+        JOIN tasks t ON t.task_id = l.task_id AND t.status IN ('assigned', 'running') \
+        LEFT JOIN agent_sessions s ON s.session = l.session ORDER BY l.task_id LIMIT $1";
     find(db, SQL, &[&BATCH_MAX_COUNT], |row| {
         let reason = loss_reason(row.get("end_reason"));
         Ok(Input::SessionEnded { session: SessionId(row.get("session")), reason })

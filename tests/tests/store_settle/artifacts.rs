@@ -128,9 +128,9 @@ async fn what_an_attempt_may_leave_is_accepted_up_to_the_total_and_no_further() 
     let full = files(&[("plan", ARTIFACTS_TOTAL_MAX_BYTES)]);
     world.send_parts(&agent, &claim, &full).await;
     let stored = || world.value::<i64>("SELECT sum(octet_length(bytes))::bigint FROM artifact_parts");
-    assert_eq!(stored().await, ARTIFACTS_TOTAL_MAX_BYTES as i64);
+    assert_eq!(stored().await, i64::try_from(ARTIFACTS_TOTAL_MAX_BYTES).unwrap());
     world.send_parts(&agent, &claim, &files(&[("more", 1)])).await;
-    assert_eq!(stored().await, ARTIFACTS_TOTAL_MAX_BYTES as i64);
+    assert_eq!(stored().await, i64::try_from(ARTIFACTS_TOTAL_MAX_BYTES).unwrap());
     world.report(&agent, &claim, succeeded(&full)).await;
     assert_eq!(world.seed().status(&task).await, "awaiting_approval");
 }

@@ -1,0 +1,247 @@
+//! What is acked, what is nacked, what is held, and what is waited out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use switchyard_common::broker::{ConsumeConnection, Setup, declare};
+use switchyard_common::config::Secret;
+use switchyard_common::contract::artifact::{Manifest, split};
+use switchyard_common::contract::control::Order;
+use switchyard_common::contract::ids::Nonce;
+use switchyard_common::contract::report::{Ask, LeftPart, OutcomeEnd, ReportBody};
+use switchyard_common::contract::routing::ReportKind;
+use switchyard_common::guard::spawn_guarded;
+use switchyard_common::shutdown::Shutdown;
+use switchyard_common::task::Input;
+use switchyard_dispatcher::control::Orders;
+use switchyard_dispatcher::pass::Wake;
+use switchyard_dispatcher::settle::consume::consume;
+use switchyard_dispatcher::settle::outcomes::Outcomes;
+use switchyard_dispatcher::settle::{Fate, Heard, Settler};
+use switchyard_dispatcher::store::StoreError;
+use switchyard_tests::harness::database::DATABASE_URL_VARIABLE;
+use switchyard_tests::harness::scenario::Scenario;
+use switchyard_tests::harness::seed::{Seed, TaskSeed};
+use switchyard_tests::harness::wait::{Look, until};
+use uuid::Uuid;
+
+use crate::stage::*;
+
+#[tokio::test]
+async fn outcomes_are_acked_after_their_commit_and_malformed_ones_are_dead_lettered_without_blocking() {
+    let scenario = Scenario::new("settle_outcomes").await.unwrap();
+    let seed = Seed::new(&scenario.database.db);
+    seed.workspace("w", "default").await;
+    let agent = seed.agent("default", "worker-0").await;
+    let puppet = Puppet::new(&scenario, agent.clone()).await;
+    let mut claims = Vec::new();
+    for n in 0..3 {
+        let task = seed.task(&TaskSeed::new(&format!("t{n}"), "w", "plan")).await;
+        claims.push(seed.assign(&task, &agent).await);
+    }
+    // One of them is refused by the database: it must not hold the others.
+    let refuse = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+        RAISE EXCEPTION 'not this one' USING ERRCODE = '22000'; END $$; \
+        CREATE TRIGGER refuse BEFORE UPDATE ON tasks FOR EACH ROW WHEN (NEW.task_id = 't1') EXECUTE FUNCTION refuse()";
+    scenario.database.db.connection().await.unwrap().batch_execute(refuse).await.unwrap();
+    puppet.send(ReportKind::Outcome, b"not json".to_vec()).await;
+    for claim in &claims {
+        puppet.outcome(claim, done()).await;
+    }
+    let replica = Replica::start(&scenario, Duration::from_secs(20)).await;
+    status_becomes(seed, "t0", "succeeded").await;
+    status_becomes(seed, "t2", "succeeded").await;
+    count_becomes(seed, "dead_letters WHERE failure_kind = 'malformed_report'", 1).await;
+    count_becomes(seed, "dead_letters WHERE failure_kind = 'poison_row'", 1).await;
+    let secret = claims[1].lease.0.to_string();
+    assert_eq!(
+        seed.value::<i64>(
+            "SELECT count(*) FROM dead_letters d WHERE d::text LIKE '%' || $1 || '%'",
+            &[&secret]
+        )
+        .await,
+        0,
+        "no lease token is kept"
+    );
+    // Only after both nacks are done does the queue of dead letters have both copies.
+    until("both copies are dead-lettered", WAIT, async || {
+        let left = messages_left(&scenario, &scenario.namespace.dead_letters_queue()).await;
+        Ok(Look::holds(left == 2, || left.to_string()))
+    })
+    .await
+    .unwrap();
+    replica.end().await;
+    assert_eq!(
+        messages_left(&scenario, &scenario.namespace.outcomes_queue()).await,
+        0,
+        "everything was settled"
+    );
+}
+
+#[tokio::test]
+async fn a_database_that_is_away_is_waited_out_and_nothing_is_nacked() {
+    let scenario = Scenario::new("settle_database_away").await.unwrap();
+    let seed = Seed::new(&scenario.database.db);
+    seed.workspace("w", "default").await;
+    let agent = seed.agent("default", "worker-0").await;
+    let puppet = Puppet::new(&scenario, agent.clone()).await;
+    let task = seed.task(&TaskSeed::new("t", "w", "plan")).await;
+    let claim = seed.assign(&task, &agent).await;
+    let replica = Replica::start(&scenario, Duration::from_secs(20)).await;
+    let (name, server) = (database_name(&scenario), variable(DATABASE_URL_VARIABLE));
+    admin(&server, &format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false")).await;
+    admin(
+        &server,
+        &format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"),
+    )
+    .await;
+    puppet.outcome(&claim, done()).await;
+    until("the outcome is in hand", WAIT, async || {
+        let left = messages_left(&scenario, &scenario.namespace.outcomes_queue()).await;
+        Ok(Look::holds(left == 0, || left.to_string()))
+    })
+    .await
+    .unwrap();
+    admin(&server, &format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true")).await;
+    status_becomes(seed, "t", "succeeded").await;
+    replica.end().await;
+    assert_eq!(messages_left(&scenario, &scenario.namespace.dead_letters_queue()).await, 0);
+    assert_eq!(seed.value::<i64>("SELECT count(*) FROM dead_letters", &[]).await, 0);
+}
+
+fn database_name(scenario: &Scenario) -> String {
+    scenario.database.url.rsplit('/').next().unwrap().split('?').next().unwrap().to_owned()
+}
+
+async fn admin(server: &Secret, sql: &str) {
+    let (client, connection) = tokio_postgres::connect(server.expose(), tokio_postgres::NoTls).await.unwrap();
+    let work = async {
+        client.batch_execute(sql).await.unwrap();
+        drop(client);
+    };
+    let ((), ended) = futures::join!(work, connection);
+    ended.unwrap();
+}
+
+#[tokio::test]
+async fn an_ask_is_answered_on_the_agents_control_queue_and_so_is_a_cancel() {
+    let scenario = Scenario::new("settle_orders").await.unwrap();
+    let seed = Seed::new(&scenario.database.db);
+    seed.workspace("w", "default").await;
+    let agent = seed.agent("default", "worker-0").await;
+    let mut puppet = Puppet::new(&scenario, agent.clone()).await;
+    let replica = Replica::start(&scenario, Duration::from_secs(20)).await;
+    let task = seed.task(&TaskSeed { auto_approve: true, ..TaskSeed::new("t", "w", "plan_and_apply") }).await;
+    let claim = seed.assign(&task, &agent).await;
+    puppet.outcome(&claim, done()).await;
+    status_becomes(seed, "t", "pending").await;
+    let claim = seed.assign(&task, &agent).await;
+    let nonce = Nonce(Uuid::new_v4());
+    puppet.report(ReportBody::Ask(Ask { claim: claim.clone(), nonce })).await;
+    let order = puppet.order().await;
+    assert!(matches!(&order, Order::Go { nonce: granted, .. } if *granted == nonce), "{order:?}");
+    let other = Nonce(Uuid::new_v4());
+    puppet.report(ReportBody::Ask(Ask { claim: claim.clone(), nonce: other })).await;
+    let order = puppet.order().await;
+    assert!(matches!(&order, Order::NoGo { nonce: refused, .. } if *refused == other), "{order:?}");
+    // Asked for by another process, so that only the sweep can send it; and again, since nobody answers.
+    seed.must(&task, Input::Cancel { by: "bob".into(), force: true }).await;
+    for _ in 0..3 {
+        let order = puppet.order().await;
+        assert!(matches!(&order, Order::Cancel { claim: told, force: true } if *told == claim), "{order:?}");
+    }
+    replica.end().await;
+}
+
+#[tokio::test]
+async fn an_outcome_that_comes_before_its_parts_is_held_until_they_come_or_for_a_few_seconds() {
+    let scenario = Scenario::new("settle_parts").await.unwrap();
+    let seed = Seed::new(&scenario.database.db);
+    seed.workspace("w", "default").await;
+    let agent = seed.agent("default", "worker-0").await;
+    let puppet = Puppet::new(&scenario, agent.clone()).await;
+    let replica = Replica::start(&scenario, Duration::from_secs(20)).await;
+    let files = BTreeMap::from([("plan".to_owned(), b"change it".to_vec())]);
+    let left =
+        OutcomeEnd::Succeeded { changes: true, artifacts: Manifest::of(&files).unwrap(), result: None };
+    let mut claims = Vec::new();
+    for id in ["late", "never"] {
+        let task = seed.task(&TaskSeed::new(id, "w", "plan")).await;
+        claims.push(seed.assign(&task, &agent).await);
+        puppet.outcome(&claims[claims.len() - 1], left.clone()).await;
+    }
+    // What comes behind what is held is not held.
+    let task = seed.task(&TaskSeed::new("behind", "w", "plan")).await;
+    puppet.outcome(&seed.assign(&task, &agent).await, done()).await;
+    status_becomes(seed, "behind", "succeeded").await;
+    assert_eq!(seed.value::<i64>("SELECT count(*) FROM attempts WHERE ended_at IS NULL", &[]).await, 2);
+    for part in split(&files) {
+        puppet.report(ReportBody::Artifact(LeftPart { claim: claims[0].clone(), part })).await;
+    }
+    status_becomes(seed, "late", "succeeded").await;
+    status_becomes(seed, "never", "pending").await;
+    count_becomes(seed, "dead_letters WHERE failure_kind = 'artifacts_refused' AND task_id = 'never'", 1)
+        .await;
+    replica.end().await;
+    assert_eq!(messages_left(&scenario, &scenario.namespace.outcomes_queue()).await, 0);
+}
+
+/// Panics over one attempt, as a mistake in settling would.
+struct Clumsy(Outcomes);
+
+impl Settler for Clumsy {
+    const NAME: &'static str = "clumsy";
+    const KINDS: &'static [ReportKind] = Outcomes::KINDS;
+
+    async fn settle(&self, batch: &[&Heard]) -> Result<Vec<Fate>, StoreError> {
+        for heard in batch {
+            if let ReportBody::Outcome(reported) = &heard.body {
+                let bad = reported.outcomes.iter().any(|outcome| outcome.claim.task_id.as_str() == "t1");
+                assert!(!bad, "a checksum is empty");
+            }
+        }
+        self.0.settle(batch).await
+    }
+}
+
+#[tokio::test]
+async fn incident_01_a_panic_over_one_report_is_recorded_with_its_place_and_spares_the_others() {
+    let scenario = Scenario::new("settle_panic").await.unwrap();
+    let seed = Seed::new(&scenario.database.db);
+    seed.workspace("w", "default").await;
+    let agent = seed.agent("default", "worker-0").await;
+    let puppet = Puppet::new(&scenario, agent.clone()).await;
+    for n in 0..3 {
+        let task = seed.task(&TaskSeed::new(&format!("t{n}"), "w", "plan")).await;
+        puppet.outcome(&seed.assign(&task, &agent).await, done()).await;
+    }
+    let db = scenario.database.another_replica();
+    let outcomes = Outcomes {
+        db: db.clone(),
+        wake: Wake::default(),
+        orders: Orders::channel(10).0,
+        artifacts_total_max_bytes: 1_000,
+    };
+    let topology = Arc::new(scenario.namespace.dispatcher_topology());
+    let setup: Setup = Arc::new(move |session| {
+        let topology = Arc::clone(&topology);
+        Box::pin(async move { declare(&session, &topology).await })
+    });
+    let consumers = ConsumeConnection::start(&broker(), "clumsy", setup).unwrap();
+    let shutdown = Shutdown::new(Duration::from_secs(5));
+    let (queue, stop, connection) =
+        (scenario.namespace.outcomes_queue(), shutdown.clone(), consumers.clone());
+    let consuming = spawn_guarded("clumsy", async move {
+        consume(Clumsy(outcomes), db, &connection, queue, 100, stop).await;
+    });
+    count_becomes(seed, "tasks WHERE status = 'succeeded'", 2).await;
+    let recorded = "dead_letters WHERE failure_kind = 'dispatcher_panicked' AND failure_message LIKE '%a checksum is empty%' \
+        AND failure->>'location' LIKE '%settle_broker/reports.rs%' AND failure->>'backtrace' <> ''";
+    count_becomes(seed, recorded, 1).await;
+    shutdown.trigger("the test is over");
+    assert_eq!(consuming.await.finished(), Some(()));
+    assert!(consumers.close(WAIT).await);
+    assert_eq!(messages_left(&scenario, &scenario.namespace.outcomes_queue()).await, 0);
+    assert_eq!(messages_left(&scenario, &scenario.namespace.dead_letters_queue()).await, 1);
+}
