@@ -55,16 +55,23 @@ impl Arrival {
     /// Takes `message` apart.
     #[must_use]
     pub fn of(namespace: &Namespace, message: &Message) -> Self {
-        let queue = deaths(&message.properties.headers).into_iter().next().map(|death| death.queue);
+        let death = deaths(&message.properties.headers).into_iter().next();
         let x_death = message.properties.headers.get("x-death").map(scrub::plain).and_then(scrub::bounded);
-        let subject = subject(namespace, queue.as_deref(), message);
-        let kept = match subject {
+        let subject = subject(namespace, death.as_ref().map(|death| death.queue.as_str()), message);
+        let mut kept = match subject {
             Subject::Event => Kept::of_event(message),
             Subject::Assignment { .. } | Subject::InputPart { .. } | Subject::Other => {
                 Kept::of_other(message)
             }
         };
-        Self { queue, x_death, kept, subject }
+        // The delivery names the dead-letter exchange; where the message was published to is in `x-death`.
+        if let Some(death) = &death {
+            kept.exchange.clone_from(&death.exchange);
+            if let Some(key) = death.routing_keys.first() {
+                kept.routing_key.clone_from(key);
+            }
+        }
+        Self { queue: death.map(|death| death.queue), x_death, kept, subject }
     }
 
     /// As little as possible is read.

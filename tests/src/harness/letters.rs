@@ -57,6 +57,7 @@ pub fn nacked(message: &Message, queue: &str, reason: &str) -> Message {
     ]
     .into();
     let mut nacked = message.clone();
+    nacked.exchange = namespace().dead_letters_exchange();
     nacked.properties.headers.insert("x-death".into(), HeaderValue::List(vec![HeaderValue::Table(death)]));
     nacked.properties.headers.insert("x-first-death-reason".into(), reason.into());
     nacked
