@@ -214,6 +214,11 @@ async fn a_stop_request_is_sent_by_one_of_two_replicas() {
         let (task, _) = world.assigned(&format!("t{n}"), "plan", &agent).await;
         world.seed().must(&task, Input::Cancel { by: "bob".into(), force: false }).await;
     }
+    // Sent often before, so that the next wait is half a minute: on a slow machine a short one could pass within this test.
+    world
+        .seed()
+        .execute("UPDATE attempts SET revoke_sends = 10, revoke_sent_at = now() - interval '1 h'", &[])
+        .await;
     let other = world.database.another_replica();
     let (one, two) = (world.sweeper(&world.database.db), world.sweeper(&other));
     let (first, second) = futures::join!(one.stops(), two.stops());
