@@ -13,7 +13,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use switchyard_common::broker::{BrokerConfig, ConsumeConnection, Publisher, declare};
+use switchyard_common::broker::{BrokerConfig, ConnectionState, ConsumeConnection, Publisher, declare};
 use switchyard_common::guard::{RestartPolicy, Supervisor};
 use switchyard_common::shutdown::Shutdown;
 use switchyard_common::task::Kinds;
@@ -27,7 +27,7 @@ use crate::pass::Wake;
 use crate::presence::replicas::Beats;
 use crate::readiness::{Condition, Readiness, follow_broker, follow_database};
 use crate::route::run::Router;
-use crate::store::{Db, DbConfig, migrate};
+use crate::store::{Db, DbConfig, StoreError, migrate};
 use crate::{api, dead_letters, intake, notify, pass, presence, retention, settle, sweep};
 
 /// Batches of committed assignments that may wait for routing: passes wait beyond.
@@ -40,7 +40,7 @@ const CLOSE_WAIT: Duration = Duration::from_secs(5);
 pub enum ServeError {
     /// The store cannot be used.
     #[error(transparent)]
-    Store(#[from] crate::store::StoreError),
+    Store(#[from] StoreError),
     /// This replica has no name for its own queue.
     #[error("replica id {0}")]
     Replica(#[from] switchyard_common::contract::ids::IdError),
@@ -61,7 +61,6 @@ pub enum ServeError {
 /// When the schema is not known, the configuration cannot be used, or a part gives up.
 pub async fn serve(config: Config, shutdown: Shutdown) -> Result<(), ServeError> {
     let context = connect(config)?;
-    migrate::verify(&context.db).await?;
     tracing::info!(replica = %context.replica, namespace = %context.namespace, "dispatcher serves");
     let beats = Beats::start(&context.db);
     let ended = run_parts(&context, &shutdown).await;
@@ -108,11 +107,16 @@ fn connect(config: Config) -> Result<Context, ServeError> {
     })
 }
 
-async fn run_parts(
-    context: &Context,
-    shutdown: &Shutdown,
-) -> Result<(), switchyard_common::guard::SupervisorError> {
+async fn run_parts(context: &Context, shutdown: &Shutdown) -> Result<(), ServeError> {
     let mut parts = Supervisor::new(shutdown.clone());
+    // Probes are answered from the first moment on; everything else waits until there is something to work with.
+    supervise(&mut parts, "readiness", context, shutdown, follow_readiness);
+    supervise_api(&mut parts, context, shutdown);
+    if let Some(Err(error)) = shutdown.unless_requested(database_and_broker(context)).await {
+        shutdown.trigger("the schema is not known");
+        parts.run().await?;
+        return Err(error.into());
+    }
     let (to_route, handed_over) = mpsc::channel(TO_ROUTE_MAX_COUNT);
     supervise_routing(&mut parts, context, handed_over, shutdown);
     supervise(&mut parts, "pass", context, shutdown, move |context, shutdown| {
@@ -129,13 +133,33 @@ async fn run_parts(
     supervise(&mut parts, "gauges", context, shutdown, |context, shutdown| {
         api::gauges::run(context.db, shutdown)
     });
-    supervise(&mut parts, "readiness", context, shutdown, follow_readiness);
-    supervise_api(&mut parts, context, shutdown);
     supervise(&mut parts, "dead_letters", context, shutdown, dead_letters::run::run);
     supervise(&mut parts, "intake", context, shutdown, intake::run::run);
     supervise(&mut parts, "presence", context, shutdown, presence::run::run);
     supervise(&mut parts, "sweep", context, shutdown, sweep::run::run);
-    parts.run().await
+    Ok(parts.run().await?)
+}
+
+/// Wait before the database is asked again at the start.
+const START_WAIT: Duration = Duration::from_secs(1);
+
+/// Waits until the database answers with a schema that is known, and the broker has the topology: to publish to an exchange before it
+/// is declared would cut the connection.
+///
+/// # Errors
+/// When the schema is older or newer than this program knows.
+async fn database_and_broker(context: &Context) -> Result<(), StoreError> {
+    while let Err(error) = migrate::verify(&context.db).await {
+        if !error.is_transient() {
+            return Err(error);
+        }
+        tracing::warn!(%error, "waiting for the database");
+        tokio::time::sleep(START_WAIT).await;
+    }
+    let mut broker = context.consumers.state();
+    // An error means that the connection was closed for good, which happens at shutdown only.
+    let _ended = broker.wait_for(|state| matches!(state, ConnectionState::Up { .. })).await;
+    Ok(())
 }
 
 /// Keeps the conditions of readiness up to date.
