@@ -174,7 +174,10 @@ async fn act(db: &Db, act: &Act, input: Input, action: &str) -> anyhow::Result<E
     match &decision.verdict {
         Verdict::Changed(after) => {
             let by = actor(act.by.as_deref())?;
-            let detail = serde_json::json!({ "comment": act.comment, "status": after.task.status });
+            let (force, override_reason) = risks(&named.input);
+            let detail = serde_json::json!({
+                "comment": act.comment, "status": after.task.status, "force": force, "override": override_reason,
+            });
             operate::audit_task(db, &by, action, &act.task_id, &detail).await?;
             operate::wake(db, &after.task.pool).await?;
             let digest =
@@ -189,6 +192,30 @@ async fn act(db: &Db, act: &Act, input: Input, action: &str) -> anyhow::Result<E
         }
         Verdict::Unchanged => Ok(ExitCode::SUCCESS),
         Verdict::Refused(refusal) => bail!("task {}: {refusal}", act.task_id),
+    }
+}
+
+/// What an operator took upon themselves, for the audit log.
+fn risks(input: &Input) -> (Option<bool>, Option<&str>) {
+    match input {
+        Input::Cancel { force, .. } => (Some(*force), None),
+        Input::Resolve { override_reason, .. } => (None, override_reason.as_deref()),
+        Input::Due { .. }
+        | Input::Promote
+        | Input::Assign(_)
+        | Input::Returned { .. }
+        | Input::Ask { .. }
+        | Input::Started { .. }
+        | Input::Outcome { .. }
+        | Input::SessionEnded { .. }
+        | Input::NotListed
+        | Input::Revoke { .. }
+        | Input::DeadlinePassed
+        | Input::QueueTimeout
+        | Input::ApprovalExpired
+        | Input::Approve { .. }
+        | Input::Discard { .. }
+        | Input::RetryNow => (None, None),
     }
 }
 

@@ -12,7 +12,7 @@ use switchyard_common::contract::answer::{Accepted, Answer};
 use switchyard_common::contract::ids::TaskId;
 use switchyard_common::contract::parse::parse_event;
 use switchyard_common::failure::FailureKind;
-use switchyard_common::guard::catch_panic_sync;
+use switchyard_common::guard::{catch_panic, catch_panic_sync};
 use switchyard_common::shutdown::Shutdown;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -155,8 +155,11 @@ impl Intake {
         let rules = IntakeRules { allow_new_pools: self.context.config.allow_new_pools };
         let mut told = false;
         loop {
-            match store(&self.context.db, &admitted, rules).await {
-                Err(error) if error.is_transient() => {
+            let stored = catch_panic(store(&self.context.db, &admitted, rules)).await;
+            let stored = stored.unwrap_or_else(|panic| Err(StoreError::Panicked(panic.to_string())));
+            match stored {
+                // What is wrong with the database or the program is not the event's fault: it waits, however long that takes.
+                Err(error) if error.is_transient() || (admitted.len() == 1 && !error.is_of_the_row()) => {
                     if !std::mem::replace(&mut told, true) {
                         tracing::warn!(%error, events = admitted.len(), "intake waits for the database");
                     }
@@ -307,6 +310,13 @@ fn admit_message(context: &Context, message: &Message) -> Result<Admitted, Rejec
 }
 
 fn poison_row(error: &StoreError) -> Rejection {
+    if let StoreError::Panicked(panic) = error {
+        return Rejection::new(
+            FailureKind::DispatcherPanicked,
+            format!("the dispatcher panicked while it stored this event: {panic}"),
+            "report this as a bug, with the event",
+        );
+    }
     Rejection::new(
         FailureKind::PoisonRow,
         format!("the event cannot be stored: {error}"),

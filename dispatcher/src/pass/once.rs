@@ -105,10 +105,57 @@ async fn assign(
     if plan.placements.is_empty() {
         return Ok((Vec::new(), Vec::new()));
     }
-    let inputs: Vec<Named> = plan.placements.iter().map(|placement| named(pool, placement)).collect();
+    transaction.batch_execute("SAVEPOINT placements").await?;
+    match assign_together(db, transaction, pool, &plan.placements).await {
+        Err(error) if error.is_of_the_row() => {
+            transaction.batch_execute("ROLLBACK TO SAVEPOINT placements").await?;
+            tracing::warn!(%pool, %error, "a placement is refused by the database; each is tried alone");
+            assign_alone(db, transaction, pool, &plan.placements).await
+        }
+        result => result,
+    }
+}
+
+/// One after the other: what the database refuses is reported and skipped, so that it cannot hold up the pool (incident 59).
+async fn assign_alone(
+    db: &Db,
+    transaction: &Transaction,
+    pool: &PoolId,
+    placements: &[Placement],
+) -> Result<Assigned, StoreError> {
+    let (mut assigned, mut refused) = (Vec::new(), Vec::new());
+    for placement in placements {
+        transaction.batch_execute("SAVEPOINT placement").await?;
+        match assign_together(db, transaction, pool, std::slice::from_ref(placement)).await {
+            Ok((one, none)) => {
+                assigned.extend(one);
+                refused.extend(none);
+            }
+            Err(error) if error.is_of_the_row() => {
+                transaction.batch_execute("ROLLBACK TO SAVEPOINT placement").await?;
+                metrics::counter!("switchyard_poison_tasks_total").increment(1);
+                tracing::error!(%pool, task_id = %placement.task_id, workspace_id = %placement.workspace, %error,
+                    "the database refuses to assign this task; it is skipped");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((assigned, refused))
+}
+
+/// Committed assignments, and decisions that the transition function refused.
+type Assigned = (Vec<(Placement, AttemptKey)>, Vec<Applied>);
+
+async fn assign_together(
+    db: &Db,
+    transaction: &Transaction,
+    pool: &PoolId,
+    placements: &[Placement],
+) -> Result<Assigned, StoreError> {
+    let inputs: Vec<Named> = placements.iter().map(|placement| named(pool, placement)).collect();
     let mut applier = Applier::load(db, transaction, &inputs).await?;
     let by_task: HashMap<&TaskId, &Placement> =
-        plan.placements.iter().map(|placement| (&placement.task_id, placement)).collect();
+        placements.iter().map(|placement| (&placement.task_id, placement)).collect();
     let mut assigned = Vec::with_capacity(inputs.len());
     let mut refused = Vec::new();
     for input in &inputs {

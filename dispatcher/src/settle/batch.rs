@@ -57,6 +57,7 @@ pub fn after_error(error: &StoreError, messages: usize) -> AfterError {
         | StoreError::Contention(_)
         | StoreError::FenceMiss { .. }
         | StoreError::Schema(_)
+        | StoreError::Panicked(_)
         | StoreError::Statement(_) => AfterError::Wait,
     }
 }

@@ -37,6 +37,9 @@ pub enum StoreError {
     /// The schema is newer or older than this program knows.
     #[error("{0}")]
     Schema(String),
+    /// The work inside a transaction panicked.
+    #[error("panicked: {0}")]
+    Panicked(String),
     /// Anything else: a mistake in a statement.
     #[error("statement failed: {0}")]
     Statement(String),
@@ -48,7 +51,24 @@ impl StoreError {
     pub const fn is_transient(&self) -> bool {
         match self {
             Self::Transient(_) | Self::Contention(_) | Self::FenceMiss { .. } => true,
-            Self::PoisonRow { .. } | Self::Unreadable(_) | Self::Schema(_) | Self::Statement(_) => false,
+            Self::PoisonRow { .. }
+            | Self::Unreadable(_)
+            | Self::Schema(_)
+            | Self::Panicked(_)
+            | Self::Statement(_) => false,
+        }
+    }
+
+    /// Whether the rows at hand are to blame: alone, they would fail again, and others would not.
+    #[must_use]
+    pub const fn is_of_the_row(&self) -> bool {
+        match self {
+            Self::PoisonRow { .. } | Self::Unreadable(_) | Self::Panicked(_) => true,
+            Self::Transient(_)
+            | Self::Contention(_)
+            | Self::FenceMiss { .. }
+            | Self::Schema(_)
+            | Self::Statement(_) => false,
         }
     }
 
@@ -61,6 +81,7 @@ impl StoreError {
             | Self::PoisonRow { .. }
             | Self::Unreadable(_)
             | Self::Schema(_)
+            | Self::Panicked(_)
             | Self::Statement(_) => false,
         }
     }

@@ -7,6 +7,7 @@ use switchyard_common::task::{Input, LossReason, Status};
 use super::apply::{Named, apply};
 use super::db::{Db, Transaction};
 use super::error::StoreError;
+use super::presence::STILL_RUNNING_NOTE;
 use super::rows::parsed;
 
 /// The channel on which dispatchers listen for wake-ups of other processes.
@@ -64,8 +65,10 @@ pub(crate) async fn audit(
 /// proves nothing.
 pub async fn session_is_over(db: &Db, task_id: &TaskId) -> Result<bool, StoreError> {
     const SQL: &str = "SELECT EXISTS (SELECT 1 FROM tasks t JOIN agent_sessions s ON s.session = t.session \
-        WHERE t.task_id = $1 AND s.end_reason IN ('superseded', 'fenced', 'drained'))";
-    Ok(db.connection().await?.query_one(SQL, &[&task_id.as_str()]).await?.get(0))
+        WHERE t.task_id = $1 AND s.end_reason IN ('superseded', 'fenced', 'drained') \
+          AND NOT EXISTS (SELECT 1 FROM task_notes n WHERE n.task_id = t.task_id AND n.what = $2))";
+    let row = db.connection().await?.query_one(SQL, &[&task_id.as_str(), &STILL_RUNNING_NOTE]).await?;
+    Ok(row.get(0))
 }
 
 /// What can be paused.

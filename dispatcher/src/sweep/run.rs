@@ -82,8 +82,11 @@ pub async fn run(context: Context, shutdown: Shutdown) {
         wake: context.wake,
         run_timeout_grace: context.config.run_timeout_grace,
     };
-    recover(&sweeper, &context.readiness, &shutdown).await;
-    join_all(Sweep::ALL.map(|sweep| tick(sweep, &sweeper, &shutdown))).await;
+    // The tickers do not wait for recovery: one sweep that fails must not keep the others from running.
+    tokio::join!(
+        recover(&sweeper, &context.readiness, &shutdown),
+        join_all(Sweep::ALL.map(|sweep| tick(sweep, &sweeper, &shutdown))),
+    );
 }
 
 /// Wait before recovery is tried again.
@@ -92,7 +95,11 @@ const RECOVERY_WAIT: Duration = Duration::from_millis(500);
 async fn recover(sweeper: &Sweeper, readiness: &Readiness, shutdown: &Shutdown) {
     for sweep in Sweep::ALL {
         loop {
-            match sweep.run_once(sweeper).await {
+            let run = catch_panic(sweep.run_once(sweeper)).await;
+            match run
+                .map_err(|panic| panic.to_string())
+                .and_then(|run| run.map_err(|error| error.to_string()))
+            {
                 Ok(changed) if is_full(changed) => {}
                 Ok(_) => break,
                 Err(error) => {

@@ -53,6 +53,8 @@ struct Batch<'a> {
     verdicts: Vec<Option<Verdict>>,
     /// Events that are answered from an earlier copy: not remembered again.
     copies: BTreeSet<EventKey>,
+    /// Copies inside the batch, each with the first of its kind: they get its verdict.
+    inner_copies: Vec<(usize, usize)>,
     pools: BTreeSet<PoolId>,
 }
 
@@ -73,6 +75,7 @@ impl<'a> Batch<'a> {
             now,
             verdicts,
             copies: BTreeSet::new(),
+            inner_copies: Vec::new(),
             pools: BTreeSet::new(),
         })
     }
@@ -81,8 +84,9 @@ impl<'a> Batch<'a> {
     async fn run(mut self) -> Result<Stored, StoreError> {
         self.answer_copies().await?;
         let mut run: Vec<usize> = Vec::new();
+        let later: BTreeSet<usize> = self.inner_copies.iter().map(|(copy, _)| *copy).collect();
         for index in 0..self.events.len() {
-            if self.verdicts[index].is_some() {
+            if self.verdicts[index].is_some() || later.contains(&index) {
                 continue;
             }
             match &self.events[index].command {
@@ -97,6 +101,9 @@ impl<'a> Batch<'a> {
         self.submit(&run).await?;
         self.recheck_rejected().await?;
         self.remember().await?;
+        for (copy, first) in std::mem::take(&mut self.inner_copies) {
+            self.verdicts[copy] = self.verdicts[first].clone();
+        }
         let verdicts = self.verdicts.into_iter().flatten().collect();
         Ok(Stored { verdicts, pools: self.pools })
     }

@@ -21,6 +21,8 @@ const INSERT: &str = "INSERT INTO events (source, event_id, event_type, body_has
 struct Known {
     body_hash: Vec<u8>,
     answer: Option<Accepted>,
+    /// The place of the first one in this batch.
+    first: Option<usize>,
 }
 
 impl Batch<'_> {
@@ -40,12 +42,15 @@ impl Batch<'_> {
                     self.copies.insert(event.key.clone());
                     self.verdicts[index] = Some(Verdict::Accepted(answer.clone()));
                 }
-                // A copy inside one batch: the whole batch is too soon for it; it is answered on its own.
-                Some(Known { answer: None, .. }) => {
-                    self.verdicts[index] = Some(Verdict::Hold(conflict(&event.key)));
-                }
+                Some(Known { first: Some(first), .. }) => self.inner_copies.push((index, *first)),
+                // Stored events have an answer, and those of this batch a place.
+                Some(Known { answer: None, first: None, .. }) => {}
                 None => {
-                    let first = Known { body_hash: event.body_hash.as_bytes().to_vec(), answer: None };
+                    let first = Known {
+                        body_hash: event.body_hash.as_bytes().to_vec(),
+                        answer: None,
+                        first: Some(index),
+                    };
                     known.insert(event.key.clone(), first);
                 }
             }
@@ -87,7 +92,7 @@ impl Batch<'_> {
         for row in self.transaction.query(&statement, &[&sources, &ids]).await? {
             let key = EventKey { source: row.get("source"), id: row.get("event_id") };
             let answer = parsed("events.answer", serde_json::from_value(row.get("answer")))?;
-            known.insert(key, Known { body_hash: row.get("body_hash"), answer: Some(answer) });
+            known.insert(key, Known { body_hash: row.get("body_hash"), answer: Some(answer), first: None });
         }
         Ok(known)
     }

@@ -50,6 +50,10 @@ impl Batch<'_> {
                 "wait until its tasks have ended, or cancel them, before moving it to another pool",
             )));
         }
+        if current != registered.pool.as_str() {
+            // Ranks are the virtual time of a pool: those of the old one mean nothing in the new one.
+            self.transaction.execute("DELETE FROM lanes WHERE workspace_id = $1", &[&id.as_str()]).await?;
+        }
         let labels = parsed("labels", serde_json::to_value(&registered.labels))?;
         self.transaction
             .execute(
