@@ -195,6 +195,8 @@ async fn incident_23_an_approved_apply_that_could_not_be_sent_is_assigned_again(
     seed.must(&task, Input::Approve { by: "eve".into(), digest: None }).await;
     assert_eq!(assigned(&database).await, ["t"]);
     seed.must(&task, Input::Returned { publish_no: 1 }).await;
+    seed.must(&task, Input::RetryNow).await;
+    seed.must(&task, Input::Due { place: None }).await;
     assert_eq!(assigned(&database).await, ["t"]);
 }
 

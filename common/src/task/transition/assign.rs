@@ -1,5 +1,7 @@
 //! From waiting to an agent: due, promoted, assigned, returned.
 
+use std::time::Duration;
+
 use crate::task::model::{Attempt, AttemptOutcome, RevokeReason, Subject};
 use crate::task::place::Place;
 use crate::task::status::Status;
@@ -73,6 +75,10 @@ pub(super) fn assign(subject: &Subject, to: &AssignTo, context: &Context) -> Dec
     Decision::changed(next.enter(Status::Assigned, context).done())
 }
 
+/// Wait before an agent is chosen again for an assignment that was returned: the same one may be chosen, and until it has its queue
+/// back every try is returned at once.
+const RETURNED_DELAY: Duration = Duration::from_secs(1);
+
 /// The agent's queue is gone. Only when no other copy was ever published is it certain that nobody has it (protocol B3).
 pub(super) fn returned(subject: &Subject, publish_no: u32, context: &Context) -> Decision {
     let Some(attempt) = subject.attempt.as_ref().filter(|attempt| attempt.end.is_none()) else {
@@ -89,7 +95,7 @@ pub(super) fn returned(subject: &Subject, publish_no: u32, context: &Context) ->
     if subject.task.cancel.is_some() {
         return Decision::changed(next.enter(Status::Cancelled, context).done());
     }
-    Decision::changed(next.requeue(std::time::Duration::ZERO, context).done())
+    Decision::changed(next.requeue(RETURNED_DELAY, context).done())
 }
 
 /// Kept beside the other inputs so that a reader finds every way into `assigned` here.

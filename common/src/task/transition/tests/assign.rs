@@ -86,9 +86,12 @@ fn the_return_of_the_only_copy_undoes_the_assignment_uncharged() {
     let mut story = Story::apply_assigned();
     story.feed(Input::Returned { publish_no: 1 });
     assert_eq!(story.status(), Status::Pending);
-    assert_eq!((story.task().charge, story.task().losses, story.task().run_after), (0, 0, None));
+    assert_eq!((story.task().charge, story.task().losses), (0, 0));
     assert_eq!(story.attempt().end.unwrap().outcome, AttemptOutcome::Returned);
     assert_eq!(refusal(&story.feed(Input::Returned { publish_no: 1 })), Refusal::Duplicate);
+    assert!(story.task().run_after.is_some(), "else the same agent gets it back at once, again and again");
+    story.due();
+    assert!(is_changed(&story.assign("worker-1")));
 }
 
 #[test]
@@ -117,6 +120,7 @@ fn attempt_numbers_go_on_over_steps() {
     let mut story = Story::apply_assigned();
     assert_eq!(story.attempt().number, 2);
     story.feed(Input::Returned { publish_no: 1 });
+    story.due();
     story.assign("worker-1");
     assert_eq!(story.attempt().number, 3);
 }

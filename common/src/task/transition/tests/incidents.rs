@@ -61,6 +61,7 @@ fn incident_05_no_single_failed_dispatch_is_final() {
         story.assign("worker-0");
         story.feed(Input::Returned { publish_no: 1 });
         assert_eq!(story.status(), Status::Pending);
+        story.due();
     }
     assert!(is_changed(&story.assign("worker-0")));
 }
@@ -192,6 +193,9 @@ fn incident_23_an_approved_apply_is_dispatched_again_like_any_step() {
     for fail in failures {
         fail(&mut story);
         assert_eq!((story.status(), &story.task().approval), (Status::Pending, &approval));
+        if story.task().run_after.is_some() {
+            story.due();
+        }
         assert!(is_changed(&story.assign("worker-1")));
     }
 }
