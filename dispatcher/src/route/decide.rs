@@ -10,6 +10,9 @@ const RESEND_MAX: Duration = Duration::from_secs(10);
 pub const REPLICA_STALE_AFTER: Duration = Duration::from_millis(1_500);
 /// Confirms are recorded only for attempts that are still open after this time (protocol B2).
 pub const CONFIRM_RECORD_AFTER: Duration = Duration::from_secs(1);
+/// An own publish that is still unconfirmed after this time, and that the replica does not know of, was forgotten: the answer to its
+/// commit was lost. Long enough for one that is only slow.
+pub const FORGOTTEN_AFTER: Duration = Duration::from_secs(10);
 
 /// What the broker said of one assignment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

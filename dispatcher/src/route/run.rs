@@ -1,6 +1,6 @@
 //! Publishing: from committed assignments to confirmed ones.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -12,10 +12,14 @@ use switchyard_common::task::Input;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::decide::{CONFIRM_RECORD_AFTER, Delivery, Next, REPLICA_STALE_AFTER, after_publish};
+use super::decide::{
+    CONFIRM_RECORD_AFTER, Delivery, FORGOTTEN_AFTER, Next, REPLICA_STALE_AFTER, after_publish,
+};
 use super::message::messages;
 use crate::pass::Wake;
-use crate::store::route::{Dispatch, Resend, claim_resends, dispatches, orphaned, record_confirms};
+use crate::store::route::{
+    Dispatch, Resend, claim_resends, dispatches, orphaned, record_confirms, unconfirmed_own,
+};
 use crate::store::{self, Db, Named};
 
 /// Batches of assignments that are published at the same time.
@@ -48,16 +52,45 @@ struct Job {
 /// What came of a batch: what is to be published again, and when; what was confirmed.
 #[derive(Debug, Default)]
 struct BatchEnd {
+    keys: Vec<AttemptKey>,
     resends: Vec<(Instant, Resend, u32)>,
     confirmed: Vec<AttemptKey>,
+}
+
+/// Every attempt that this replica looks after, and how far it has come.
+#[derive(Debug, Default)]
+struct Books {
+    in_flight: HashSet<AttemptKey>,
+    waiting: Vec<(Instant, Resend, u32)>,
+    confirmed: Vec<(Instant, AttemptKey)>,
+}
+
+impl Books {
+    fn begins(&mut self, jobs: &[Job]) {
+        self.in_flight.extend(jobs.iter().map(|job| job.key.clone()));
+    }
+
+    fn ends(&mut self, end: BatchEnd) {
+        let at = Instant::now();
+        for key in &end.keys {
+            self.in_flight.remove(key);
+        }
+        self.waiting.extend(end.resends);
+        self.confirmed.extend(end.confirmed.into_iter().map(|key| (at, key)));
+    }
+
+    fn knows(&self, key: &AttemptKey) -> bool {
+        self.in_flight.contains(key)
+            || self.waiting.iter().any(|(_, resend, _)| resend.key == *key)
+            || self.confirmed.iter().any(|(_, confirmed)| confirmed == key)
+    }
 }
 
 impl Router {
     /// Publishes what passes hand over, until shutdown is requested and everything handed over is settled with the broker.
     pub async fn run(self, mut handed_over: mpsc::Receiver<Vec<AttemptKey>>, shutdown: Shutdown) {
         let mut in_flight = FuturesUnordered::new();
-        let mut waiting: Vec<(Instant, Resend, u32)> = Vec::new();
-        let mut confirmed: Vec<(Instant, AttemptKey)> = Vec::new();
+        let mut books = Books::default();
         let mut ticker = tokio::time::interval(TICK);
         ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -65,39 +98,39 @@ impl Router {
             tokio::select! {
                 batch = handed_over.recv(), if has_room => match batch {
                     Some(keys) => {
-                        let jobs = keys.into_iter().map(|key| Job { key, tries: 1 }).collect();
+                        let jobs: Vec<Job> = keys.into_iter().map(|key| Job { key, tries: 1 }).collect();
+                        books.begins(&jobs);
                         in_flight.push(self.publish(jobs));
                     }
                     // Passes have ended. What is in flight is finished; what waits for a repeat is left to other replicas.
                     None => break,
                 },
-                Some(end) = in_flight.next(), if !in_flight.is_empty() => {
-                    let at = Instant::now();
-                    waiting.extend(end.resends);
-                    confirmed.extend(end.confirmed.into_iter().map(|key| (at, key)));
-                }
+                Some(end) = in_flight.next(), if !in_flight.is_empty() => books.ends(end),
                 _ = ticker.tick() => {
-                    let due = self.due(&mut waiting).await;
+                    let due = self.due(&mut books).await;
                     if !due.is_empty() {
+                        books.begins(&due);
                         in_flight.push(self.publish(due));
                     }
-                    self.record(&mut confirmed, CONFIRM_RECORD_AFTER).await;
+                    self.record(&mut books.confirmed, CONFIRM_RECORD_AFTER).await;
                 }
                 () = shutdown.immediate() => return,
             }
         }
         while let Some(end) = in_flight.next().await {
-            confirmed.extend(end.confirmed.into_iter().map(|key| (Instant::now(), key)));
+            books.ends(end);
         }
-        self.record(&mut confirmed, Duration::ZERO).await;
+        self.record(&mut books.confirmed, Duration::ZERO).await;
     }
 
-    /// Repeats whose time has come, and publishes of replicas that are gone. `publish_no` is raised before anything is sent.
-    async fn due(&self, waiting: &mut Vec<(Instant, Resend, u32)>) -> Vec<Job> {
+    /// Repeats whose time has come, publishes of replicas that are gone, and our own that we do not know of. `publish_no` is raised
+    /// before anything is sent.
+    async fn due(&self, books: &mut Books) -> Vec<Job> {
         let now = Instant::now();
         let (mut due, later): (Vec<_>, Vec<_>) =
-            std::mem::take(waiting).into_iter().partition(|(at, ..)| *at <= now);
-        *waiting = later;
+            std::mem::take(&mut books.waiting).into_iter().partition(|(at, ..)| *at <= now);
+        books.waiting = later;
+        due.extend(self.forgotten(books, &due).await.into_iter().map(|resend| (now, resend, 0)));
         match orphaned(&self.db, REPLICA_STALE_AFTER).await {
             Ok(orphans) => {
                 if !orphans.is_empty() {
@@ -125,7 +158,32 @@ impl Router {
             }
             Err(error) => {
                 tracing::warn!(%error, "repeated publishes cannot be claimed; they are tried again");
-                waiting.extend(due.into_iter().map(|(_, resend, tries)| (now + STORE_WAIT, resend, tries)));
+                books
+                    .waiting
+                    .extend(due.into_iter().map(|(_, resend, tries)| (now + STORE_WAIT, resend, tries)));
+                Vec::new()
+            }
+        }
+    }
+
+    /// Assignments that this replica has committed, but does not look after: the answer to the commit was lost, or the memory of it
+    /// was. Nobody else will send them, because this replica is alive.
+    async fn forgotten(&self, books: &Books, due: &[(Instant, Resend, u32)]) -> Vec<Resend> {
+        let is_due = |key: &AttemptKey| due.iter().any(|(_, resend, _)| resend.key == *key);
+        match unconfirmed_own(&self.db, FORGOTTEN_AFTER).await {
+            Ok(mut own) => {
+                own.retain(|resend| !books.knows(&resend.key) && !is_due(&resend.key));
+                if !own.is_empty() {
+                    tracing::warn!(
+                        count = own.len(),
+                        "publishes that this replica had forgotten are sent again"
+                    );
+                    metrics::counter!("switchyard_publishes_forgotten_total").increment(own.len() as u64);
+                }
+                own
+            }
+            Err(error) => {
+                tracing::warn!(%error, "forgotten publishes cannot be looked for");
                 Vec::new()
             }
         }
@@ -153,7 +211,7 @@ impl Router {
             }
         }
         let mut outcomes = self.publisher.publish_pipelined(outgoing).await.into_iter();
-        let mut end = BatchEnd::default();
+        let mut end = BatchEnd { keys, ..BatchEnd::default() };
         let mut returned = Vec::new();
         for (assignment, tries, count) in spans {
             let mut deliveries: Vec<Delivery> = outcomes.by_ref().take(count).map(|o| delivery(&o)).collect();

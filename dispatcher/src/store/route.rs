@@ -163,11 +163,24 @@ pub async fn orphaned(db: &Db, stale_after: Duration) -> Result<Vec<Resend>, Sto
           AND NOT EXISTS (SELECT 1 FROM replicas r WHERE r.replica_id = a.published_by \
               AND r.heartbeat_at > now() - $2::double precision * interval '1 second') \
         ORDER BY a.published_at LIMIT $3";
+    resends(db, SQL, stale_after).await
+}
+
+/// Finds open attempts that this replica published longer than `after` ago and whose confirm is not recorded. Those that it does not
+/// know of were committed without its hearing of it.
+pub async fn unconfirmed_own(db: &Db, after: Duration) -> Result<Vec<Resend>, StoreError> {
+    const SQL: &str = "SELECT a.task_id, a.attempt, a.publish_no FROM attempts a \
+        WHERE a.ended_at IS NULL AND a.confirmed_at IS NULL AND a.published_by = $1 \
+          AND a.published_at < now() - $2::double precision * interval '1 second' \
+        ORDER BY a.published_at LIMIT $3";
+    resends(db, SQL, after).await
+}
+
+async fn resends(db: &Db, sql: &str, after: Duration) -> Result<Vec<Resend>, StoreError> {
     let connection = db.connection().await?;
-    let statement = connection.prepare_cached(SQL).await?;
-    let rows = connection
-        .query(&statement, &[&db.replica, &stale_after.as_secs_f64(), &TAKE_OVER_MAX_COUNT])
-        .await?;
+    let statement = connection.prepare_cached(sql).await?;
+    let rows =
+        connection.query(&statement, &[&db.replica, &after.as_secs_f64(), &TAKE_OVER_MAX_COUNT]).await?;
     rows.iter()
         .map(|row| {
             Ok(Resend { key: attempt_key(row)?, publish_no: count("publish_no", row.get("publish_no"))? })
