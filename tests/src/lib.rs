@@ -4,3 +4,4 @@
 pub mod bench;
 #[expect(clippy::expect_used, clippy::panic, reason = "part of the tests: a panic is how a test fails")]
 pub mod harness;
+pub mod sim;

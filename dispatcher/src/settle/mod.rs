@@ -8,7 +8,7 @@ pub mod consume;
 pub mod logs;
 pub mod manifest;
 mod narrate;
-pub(crate) mod outcome;
+pub mod outcome;
 pub mod outcomes;
 pub mod read;
 pub mod refusal;

@@ -17,18 +17,22 @@ use crate::store::{Applied, Named};
 
 /// An outcome on its way into the store.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Settling<'a> {
-    pub(crate) sender: &'a AgentRef,
-    pub(crate) epoch: i64,
-    pub(crate) outcome: &'a Outcome,
+pub struct Settling<'a> {
+    /// Who speaks, as the routing key says.
+    pub sender: &'a AgentRef,
+    /// The restore epoch that it carries.
+    pub epoch: i64,
+    /// What was reported.
+    pub outcome: &'a Outcome,
     /// What is decided by: what was reported, or a failure in place of a success whose artifacts are not what it says.
-    pub(crate) end: OutcomeEnd,
+    pub end: OutcomeEnd,
     /// Why the artifacts are refused.
-    pub(crate) refused: Option<ArtifactError>,
+    pub refused: Option<ArtifactError>,
 }
 
 /// What the verification of its artifacts makes of an outcome; none = it waits for parts.
-pub(crate) fn admitted<'a>(
+#[must_use]
+pub fn admitted<'a>(
     sender: &'a AgentRef,
     epoch: i64,
     outcome: &'a Outcome,
@@ -53,7 +57,8 @@ fn artifacts_refused(error: &ArtifactError) -> Failure {
 }
 
 /// The manifest that an outcome names, where it names anything.
-pub(crate) fn manifest(end: &OutcomeEnd) -> Option<&Manifest> {
+#[must_use]
+pub fn manifest(end: &OutcomeEnd) -> Option<&Manifest> {
     match end {
         OutcomeEnd::Succeeded { artifacts, .. } if !artifacts.0.is_empty() => Some(artifacts),
         OutcomeEnd::Succeeded { .. }
@@ -70,7 +75,9 @@ impl Settling<'_> {
         self.outcome.claim.key()
     }
 
-    pub(crate) fn named(&self, reporter: Reporter) -> Named {
+    /// The input that settles it.
+    #[must_use]
+    pub fn named(&self, reporter: Reporter) -> Named {
         let claim = self.outcome.claim.clone();
         Named {
             task_id: claim.task_id.clone(),

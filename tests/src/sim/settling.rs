@@ -1,0 +1,308 @@
+//! What a replica does with what arrives: events, reports, signs of life, dead letters. Each matter is settled in a transaction of its
+//! own, with what follows only after the commit.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use switchyard_common::contract::assignment::AgentMessage;
+use switchyard_common::contract::control::{Control, Order};
+use switchyard_common::contract::report::{Claim, Outcome, OutcomeBatch, Report, ReportBody};
+use switchyard_common::contract::routing::parse_report_key;
+use switchyard_common::task::{Input, Reporter};
+use switchyard_dispatcher::control::{Told, orders_of};
+use switchyard_dispatcher::presence::beat::{Beat, newest};
+use switchyard_dispatcher::presence::sessions::Verdict;
+use switchyard_dispatcher::settle::manifest::{Verified, verify};
+use switchyard_dispatcher::settle::outcome::{admitted, manifest};
+use switchyard_dispatcher::store::{Applied, Named};
+
+use super::broker::{Body, Message, Tag};
+use super::replica::{Action, Held, STORE_WAIT_MS};
+use super::scenario::LOST_AFTER_MS;
+use super::store::EPOCH;
+use super::wire::ConnId;
+use super::world::World;
+
+/// How long a message waits for what may be about to arrive, in milliseconds.
+const HELD_MAX_MS: u64 = 5_000;
+/// The part of the lost-timeout that an assignment may be on its way before its absence from a heartbeat counts.
+const MARGINS_PER_LOST_TIMEOUT: u64 = 4;
+/// Largest total of artifacts, in bytes.
+const ARTIFACTS_MAX_BYTES: u64 = 1_000_000;
+
+/// What a delivery is about, and so which transaction it belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Matter {
+    Event,
+    Outcome,
+    Start,
+    Letter,
+}
+
+fn matter(message: &Message) -> Matter {
+    match &message.body {
+        _ if message.died_in.is_some() => Matter::Letter,
+        Body::Agent(_) | Body::Control(_) | Body::Canary(_) => Matter::Letter,
+        Body::Event(_) => Matter::Event,
+        Body::Report(report) => match report.body {
+            ReportBody::Ask(_) | ReportBody::Started(_) => Matter::Start,
+            ReportBody::Outcome(_)
+            | ReportBody::Artifact(_)
+            | ReportBody::Hello(_)
+            | ReportBody::Heartbeat(_)
+            | ReportBody::Log(_) => Matter::Outcome,
+        },
+    }
+}
+
+impl World {
+    /// Applies inputs in one transaction of a replica and tells agents what follows. False when nobody was told of the commit, or
+    /// there was none.
+    pub(super) fn apply(&mut self, replica: usize, inputs: &[Named]) -> bool {
+        let (now, number) = (self.now(), self.replicas[replica].number);
+        let applied = self.store.apply(now, number, &mut self.dice, inputs);
+        self.applied(&applied);
+        if !self.commit_is_told() {
+            return false;
+        }
+        let orders = orders(&applied);
+        self.after_commit(replica, orders);
+        true
+    }
+
+    /// Takes a delivery in hand.
+    pub(super) fn take(&mut self, replica: usize, conn: ConnId, tag: Tag, message: Message) {
+        let beat = match (&message.body, &message.died_in) {
+            (Body::Report(report), None) => beat(&message.key, report),
+            _ => None,
+        };
+        let since = self.now();
+        match beat {
+            Some(beat) => self.replicas[replica].beats.push(beat),
+            None => self.replicas[replica].held.push(Held { conn, tag, message, since }),
+        }
+    }
+
+    /// Deals with everything in hand.
+    pub(super) fn flush(&mut self, replica: usize) {
+        if !self.has_database(replica) {
+            // Signs of life are not repeated: the next one says the same again.
+            self.replicas[replica].beats.clear();
+            self.replicas[replica].judge.database_failed();
+            self.plan_flush(replica, STORE_WAIT_MS);
+            return;
+        }
+        let beats = std::mem::take(&mut self.replicas[replica].beats);
+        self.hear(replica, beats);
+        let life = self.replicas[replica].life;
+        let mut matters: BTreeMap<Matter, Vec<Held>> = BTreeMap::new();
+        for held in std::mem::take(&mut self.replicas[replica].held) {
+            if Some(held.conn) == self.replicas[replica].consume {
+                matters.entry(matter(&held.message)).or_default().push(held);
+            }
+        }
+        for (matter, held) in matters {
+            // The process may have ended in the transaction before.
+            if self.replicas[replica].life != life {
+                return;
+            }
+            self.deal(replica, matter, held);
+        }
+        if !self.replicas[replica].held.is_empty() {
+            self.plan_flush(replica, STORE_WAIT_MS);
+        }
+    }
+
+    fn deal(&mut self, replica: usize, matter: Matter, held: Vec<Held>) {
+        let (applied, waits) = match matter {
+            Matter::Event => self.store_events(replica, &held),
+            Matter::Outcome => self.settle_outcomes(replica, &held),
+            Matter::Start => (self.settle_starts(replica, &held), BTreeSet::new()),
+            Matter::Letter => {
+                self.store_letters(&held);
+                (Vec::new(), BTreeSet::new())
+            }
+        };
+        self.applied(&applied);
+        let is_told = self.commit_is_told();
+        let changed = applied.iter().any(|applied| applied.after().is_some());
+        let (waiting, done): (Vec<Held>, Vec<Held>) =
+            held.into_iter().partition(|held| !is_told || waits.contains(&held.tag));
+        self.replicas[replica].held.extend(waiting);
+        if !is_told {
+            return;
+        }
+        let mut actions = orders(&applied);
+        actions.extend(done.into_iter().map(|held| Action::Ack(held.conn, held.tag)));
+        if changed || matter == Matter::Event {
+            self.wake(replica);
+        }
+        self.after_commit(replica, actions);
+    }
+
+    /// Events, each with its effect once. What names a task that may be about to appear waits for a while.
+    fn store_events(&mut self, replica: usize, held: &[Held]) -> (Vec<Applied>, BTreeSet<Tag>) {
+        let (now, number) = (self.now(), self.replicas[replica].number);
+        let (mut applied, mut waits) = (Vec::new(), BTreeSet::new());
+        for one in held {
+            let Body::Event(event) = &one.message.body else { continue };
+            let outcomes = self.store.admit(now, number, &mut self.dice, event);
+            let unknown = outcomes.iter().any(|outcome| outcome.before.is_none());
+            if unknown && now < one.since + HELD_MAX_MS {
+                waits.insert(one.tag);
+            }
+            applied.extend(outcomes);
+        }
+        (applied, waits)
+    }
+
+    fn settle_starts(&mut self, replica: usize, held: &[Held]) -> Vec<Applied> {
+        let mut inputs = Vec::new();
+        for one in held {
+            let Some((reporter, report)) = reporter(&one.message) else { continue };
+            let named = |claim: &Claim, input| Named {
+                task_id: claim.task_id.clone(),
+                attempt: Some(claim.attempt),
+                input,
+            };
+            match &report.body {
+                ReportBody::Ask(ask) => {
+                    let (reporter, claim) = (reporter, ask.claim.clone());
+                    inputs.push(named(&ask.claim, Input::Ask { reporter, claim, nonce: ask.nonce }));
+                }
+                ReportBody::Started(batch) => inputs.extend(batch.claims.iter().map(|claim| {
+                    named(claim, Input::Started { reporter: reporter.clone(), claim: claim.clone() })
+                })),
+                ReportBody::Hello(_)
+                | ReportBody::Heartbeat(_)
+                | ReportBody::Outcome(_)
+                | ReportBody::Artifact(_)
+                | ReportBody::Log(_) => {}
+            }
+        }
+        let (now, number) = (self.now(), self.replicas[replica].number);
+        self.store.apply(now, number, &mut self.dice, &inputs)
+    }
+
+    /// Parts first, then outcomes whose artifacts are complete; others wait.
+    fn settle_outcomes(&mut self, replica: usize, held: &[Held]) -> (Vec<Applied>, BTreeSet<Tag>) {
+        let now = self.now();
+        let reports: Vec<(&Held, Reporter, &Report)> = held
+            .iter()
+            .filter_map(|one| reporter(&one.message).map(|(reporter, report)| (one, reporter, report)))
+            .collect();
+        for (_, _, report) in &reports {
+            if let ReportBody::Artifact(left) = &report.body {
+                self.store.keep_part(left);
+            }
+        }
+        let (mut ready, mut waits) = (Vec::new(), BTreeSet::new());
+        for (one, reporter, report) in &reports {
+            let ReportBody::Outcome(OutcomeBatch { outcomes }) = &report.body else { continue };
+            for outcome in outcomes {
+                let waited = now >= one.since + HELD_MAX_MS;
+                let verified = self.verified(outcome);
+                match admitted(&reporter.agent, report.epoch, outcome, verified, waited) {
+                    Some(settling) => ready.push((settling, reporter.clone())),
+                    None => drop(waits.insert(one.tag)),
+                }
+            }
+        }
+        let inputs: Vec<Named> = ready.iter().map(|(one, reporter)| one.named(reporter.clone())).collect();
+        let number = self.replicas[replica].number;
+        let applied = self.store.apply(now, number, &mut self.dice, &inputs);
+        for ((settling, _), applied) in ready.iter().zip(&applied) {
+            if let (Some(_), Some(manifest)) = (applied.after(), manifest(&settling.end)) {
+                let key = settling.outcome.claim.key();
+                self.store.keep_manifest(&key.task_id, key.attempt, manifest);
+            }
+        }
+        (applied, waits)
+    }
+
+    fn verified(&self, outcome: &Outcome) -> Verified {
+        let claim = &outcome.claim;
+        let row = self.store.attempts.get(&(claim.task_id.clone(), claim.attempt));
+        let proven =
+            row.is_some_and(|row| row.attempt.end.is_none() && row.attempt.assignee.lease == claim.lease);
+        match manifest(&outcome.end).filter(|_| proven) {
+            Some(manifest) => {
+                let stored = self.store.stored_files(&claim.task_id, claim.attempt);
+                verify(manifest, &stored, ARTIFACTS_MAX_BYTES)
+            }
+            None => Verified::Complete,
+        }
+    }
+
+    fn store_letters(&mut self, held: &[Held]) {
+        let now = self.now();
+        for one in held {
+            if let Body::Agent(body) = &one.message.body
+                && let AgentMessage::Assignment(work) = &**body
+            {
+                self.store.record_copy(now, &work.task_id, work.attempt);
+            }
+        }
+    }
+
+    /// Signs of life.
+    fn hear(&mut self, replica: usize, beats: Vec<Beat>) {
+        let (now, at) = (self.now(), Duration::from_millis(self.now()));
+        let beats = newest(beats);
+        if beats.is_empty() {
+            return;
+        }
+        let verdicts = self.store.record_beats(now, &beats);
+        let accepted: Vec<&Beat> = beats
+            .iter()
+            .zip(&verdicts)
+            .filter(|(_, verdict)| verdict.is_accepted())
+            .map(|(beat, _)| beat)
+            .collect();
+        let drained = self.replicas[replica].judge.is_drained(at);
+        self.store.compare_in_hand(now, &accepted, LOST_AFTER_MS / MARGINS_PER_LOST_TIMEOUT, drained);
+        self.replicas[replica].judge.database_answered(at);
+        let mut actions = Vec::new();
+        for (beat, verdict) in beats.iter().zip(verdicts) {
+            self.log(|| {
+                format!("replica {replica} hears {} of {}: {verdict:?}", beat.presence.sequence, beat.agent)
+            });
+            match verdict {
+                Verdict::NewSession { .. } => self.wake(replica),
+                Verdict::SessionOver | Verdict::PoolRevoked => {
+                    let order = Order::EndSession { session: beat.presence.session };
+                    let control = Control { epoch: beat.epoch, order };
+                    actions.push(Action::Tell(Box::new(Told { to: beat.agent.clone(), control })));
+                }
+                Verdict::Fresh | Verdict::Stale | Verdict::ForeignSession | Verdict::UnknownPool => {}
+            }
+        }
+        self.after_commit(replica, actions);
+    }
+}
+
+fn orders(applied: &[Applied]) -> Vec<Action> {
+    let told = applied.iter().flat_map(|applied| orders_of(applied, EPOCH));
+    told.map(|told| Action::Tell(Box::new(told))).collect()
+}
+
+fn beat(key: &str, report: &Report) -> Option<Beat> {
+    let (_, agent) = parse_report_key(key).ok()?;
+    match &report.body {
+        ReportBody::Hello(presence) | ReportBody::Heartbeat(presence) => {
+            Some(Beat { agent, epoch: report.epoch, presence: presence.clone() })
+        }
+        ReportBody::Ask(_)
+        | ReportBody::Started(_)
+        | ReportBody::Outcome(_)
+        | ReportBody::Artifact(_)
+        | ReportBody::Log(_) => None,
+    }
+}
+
+/// Who reports, as the routing key says.
+fn reporter(message: &Message) -> Option<(Reporter, &Report)> {
+    let Body::Report(report) = &message.body else { return None };
+    let (_, agent) = parse_report_key(&message.key).ok()?;
+    Some((Reporter { agent, granted: true, epoch_is_current: report.epoch == EPOCH }, report))
+}
