@@ -246,10 +246,13 @@ fn death(entry: &HeaderValue) -> Option<Death> {
     })
 }
 
+/// The header in which a quorum queue counts redeliveries.
+pub const DELIVERY_COUNT: &str = "x-delivery-count";
+
 /// How often a quorum queue has delivered this message before; 0 when the header is absent or nonsense.
 #[must_use]
 pub fn delivery_count(headers: &Headers) -> u64 {
-    count(headers.get("x-delivery-count"))
+    count(headers.get(DELIVERY_COUNT))
 }
 
 fn count(value: Option<&HeaderValue>) -> u64 {

@@ -214,7 +214,11 @@ impl fmt::Debug for Message {
 impl Message {
     /// Takes a delivery apart.
     pub(super) fn from_delivery(delivery: lapin::message::Delivery) -> Self {
-        let (properties, headers_truncated) = from_library(&delivery.properties);
+        let (mut properties, headers_truncated) = from_library(&delivery.properties);
+        // The broker counts redeliveries only: what a first delivery says of itself is its publisher's word, and is not believed.
+        if !delivery.redelivered {
+            properties.headers.remove(headers::DELIVERY_COUNT);
+        }
         Self {
             exchange: delivery.exchange.into(),
             routing_key: delivery.routing_key.into(),

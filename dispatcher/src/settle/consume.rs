@@ -34,6 +34,8 @@ pub enum Fate {
     Done,
     /// What is left of it waits for something that may be about to arrive.
     Hold(Box<Heard>),
+    /// Something in it was refused as bad input and changed nothing: it is recorded with this reason, then nacked.
+    Refuse(Box<Failure>),
 }
 
 /// What makes reports of one queue into changes in the store.
@@ -219,13 +221,18 @@ impl<S: Settler> Consumer<S> {
     /// Acks what is done and keeps what waits; beyond the limit, the oldest of those gets its last chance at once.
     async fn ended(&mut self, batch: Vec<InHand>, fates: Vec<Fate>, shutdown: &Shutdown) {
         let mut done = Vec::with_capacity(batch.len());
+        let mut bad = Vec::new();
         for (one, fate) in batch.into_iter().zip(fates) {
             match fate {
                 Fate::Done => done.push(one.acker),
+                Fate::Refuse(failure) => bad.push((one, failure)),
                 Fate::Hold(rest) => self.held.push(InHand { heard: *rest, ..one }),
             }
         }
         let _those_that_are_stale_come_again = ack_all(done).await;
+        for (one, failure) in bad {
+            self.refuse(one.message, one.acker, *failure, shutdown).await;
+        }
         while self.held.len() > self.held_max {
             let mut oldest = self.held.remove(0);
             oldest.heard.waited = true;

@@ -6,7 +6,7 @@ use switchyard_common::contract::assignment::AttemptKey;
 use switchyard_common::contract::ids::AgentRef;
 use switchyard_common::contract::report::{Outcome, OutcomeEnd};
 use switchyard_common::failure::{Failure, FailureKind};
-use switchyard_common::task::{Input, Reporter, Status, Subject, Verdict};
+use switchyard_common::task::{Input, Refusal, Reporter, Status, Subject, Verdict};
 
 use super::manifest::Verified;
 use super::read::usable_time;
@@ -83,6 +83,16 @@ impl Settling<'_> {
             task_id: claim.task_id.clone(),
             attempt: Some(claim.attempt),
             input: Input::Outcome { reporter, claim, end: self.end.clone() },
+        }
+    }
+
+    /// Why this is bad input, where it is.
+    pub(crate) fn unusable(&self, applied: &Applied) -> Option<Failure> {
+        let claim = &self.outcome.claim;
+        match applied.decision.as_ref().map(|decision| &decision.verdict) {
+            Some(Verdict::Refused(why)) => refusal::unusable(why, claim, &self.outcome.end),
+            Some(Verdict::Changed(_) | Verdict::Unchanged) => None,
+            None => refusal::unusable(&Refusal::UnknownAttempt, claim, &self.outcome.end),
         }
     }
 

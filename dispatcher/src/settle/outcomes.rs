@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use switchyard_common::contract::limits::BROKER_MESSAGE_MAX_BYTES;
 use switchyard_common::contract::report::{Outcome, OutcomeBatch, ReportBody};
 use switchyard_common::contract::routing::ReportKind;
+use switchyard_common::failure::Failure;
 use switchyard_common::shutdown::Shutdown;
 use switchyard_common::task::Verdict;
 
@@ -59,18 +60,27 @@ impl Settler for Outcomes {
         let reported = reported(batch);
         let verified = self.verify(&reported).await?;
         let mut ready: Vec<Settling<'_>> = Vec::with_capacity(reported.len());
+        let mut messages = Vec::with_capacity(reported.len());
         let mut waiting: HashMap<usize, Vec<Outcome>> = HashMap::new();
         for (one, verified) in reported.iter().zip(verified) {
             match admitted(&one.heard.sender, one.heard.epoch, one.outcome, verified, one.heard.waited) {
-                Some(settling) => ready.push(settling),
+                Some(settling) => {
+                    ready.push(settling);
+                    messages.push(one.message);
+                }
                 None => waiting.entry(one.message).or_default().push(one.outcome.clone()),
             }
         }
+        let mut bad = HashMap::new();
         if !ready.is_empty() {
             let (applied, epoch) = self.commit(&ready).await?;
             self.after_commit(&ready, &applied, epoch);
+            let judged = messages.iter().zip(ready.iter().zip(&applied));
+            bad.extend(
+                judged.filter_map(|(message, (one, applied))| Some((*message, one.unusable(applied)?))),
+            );
         }
-        Ok(fates(batch, waiting))
+        Ok(fates(batch, waiting, bad))
     }
 }
 
@@ -93,7 +103,15 @@ fn reported<'a>(batch: &[&'a Heard]) -> Vec<Reported<'a>> {
 }
 
 /// Messages of which something waits are held with just that.
-fn fates(batch: &[&Heard], mut waiting: HashMap<usize, Vec<Outcome>>) -> Vec<Fate> {
+fn fates(
+    batch: &[&Heard],
+    mut waiting: HashMap<usize, Vec<Outcome>>,
+    mut bad: HashMap<usize, Failure>,
+) -> Vec<Fate> {
+    let settled = |message, bad: &mut HashMap<usize, Failure>| match bad.remove(&message) {
+        Some(failure) => Fate::Refuse(Box::new(failure)),
+        None => Fate::Done,
+    };
     let fate = |(message, heard): (usize, &&Heard)| match waiting.remove(&message) {
         Some(outcomes) => Fate::Hold(Box::new(Heard {
             sender: heard.sender.clone(),
@@ -101,7 +119,7 @@ fn fates(batch: &[&Heard], mut waiting: HashMap<usize, Vec<Outcome>>) -> Vec<Fat
             body: ReportBody::Outcome(OutcomeBatch { outcomes }),
             waited: heard.waited,
         })),
-        None => Fate::Done,
+        None => settled(message, &mut bad),
     };
     batch.iter().enumerate().map(fate).collect()
 }

@@ -4,11 +4,12 @@ use switchyard_common::contract::ids::Nonce;
 use switchyard_common::contract::report::{Claim, ReportBody};
 use switchyard_common::contract::routing::ReportKind;
 use switchyard_common::shutdown::Shutdown;
-use switchyard_common::task::Input;
+use switchyard_common::task::{Input, Refusal, Verdict};
 
 use super::consume::{Fate, Settler, consume};
 use super::narrate;
 use super::read::Heard;
+use super::refusal;
 use crate::context::Context;
 use crate::control::Orders;
 use crate::store::reports::Standing;
@@ -60,8 +61,23 @@ impl Settler for Starts {
         for (one, applied) in spoken.iter().zip(&applied) {
             narrate::start(one, applied);
         }
-        Ok(vec![Fate::Done; batch.len()])
+        Ok(batch.iter().map(|heard| fate(heard, spoken, &applied)).collect())
     }
+}
+
+/// A message in which somebody speaks for an attempt that was not given to them is bad input.
+fn fate(heard: &Heard, spoken: &[Spoken<'_>], applied: &[Applied]) -> Fate {
+    let own = spoken.iter().zip(applied).filter(|(one, _)| std::ptr::eq(one.heard, heard));
+    let forged = |(one, applied): (&Spoken<'_>, &Applied)| match applied
+        .decision
+        .as_ref()
+        .map(|decision| &decision.verdict)
+    {
+        Some(Verdict::Refused(why)) => refusal::forged(why, one.claim),
+        Some(Verdict::Changed(_) | Verdict::Unchanged) => None,
+        None => refusal::forged(&Refusal::UnknownAttempt, one.claim),
+    };
+    own.into_iter().find_map(forged).map_or(Fate::Done, |failure| Fate::Refuse(Box::new(failure)))
 }
 
 /// One ask, or one started report.
