@@ -72,7 +72,7 @@ pub async fn serve(config: Config, shutdown: Shutdown) -> Result<(), ServeError>
         );
     }
     tracing::info!("dispatcher has ended");
-    Ok(ended?)
+    ended
 }
 
 /// Prepares everything that the parts share. Connections come up in the background.
