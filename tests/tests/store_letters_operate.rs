@@ -96,7 +96,7 @@ async fn admitted(db: &Db, message: Outgoing) -> PublishOutcome {
     let event = admit(parsed, &Kinds::with_built_in([]).unwrap(), fresh).unwrap();
     match store_one(db, event).await {
         Verdict::Accepted(_) => PublishOutcome::Acked,
-        other => panic!("{other:?}"),
+        other @ (Verdict::Rejected(_) | Verdict::Hold(_)) => panic!("{other:?}"),
     }
 }
 
@@ -315,8 +315,10 @@ async fn incident_60_a_letter_is_called_replayed_only_when_the_broker_has_confir
             .await
             .unwrap();
     assert_eq!(verdict, ReplayVerdict::Open, "intake has not seen it, and it is said");
-    let sent = sent.lock().unwrap();
-    assert_eq!(sent[0], sent[1]);
+    {
+        let sent = sent.lock().unwrap();
+        assert_eq!(sent[0], sent[1]);
+    }
     assert_eq!(show(db, letter).await.unwrap().unwrap().resolution.as_deref(), Some("replayed"));
 }
 
