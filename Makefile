@@ -51,7 +51,7 @@ load: toolchain ## 20,000 no-op tasks over 500 workspaces, beside the raw three-
 	@cargo build --locked --release --package switchyard-dispatcher --package switchyard-worker-agent --package switchyard-tests --bins
 	@$(SERVICES) with target/release/load
 
-mutants: toolchain ## remove each guard of the protocol in turn: a simulation seed must fail for each
+mutants: toolchain ## remove each listed guard in turn: its test must fail
 	@tests/mutants/run
 
 contract: toolchain ## write docs/contract (JSON Schemas, AsyncAPI) from the Rust types

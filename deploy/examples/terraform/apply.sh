@@ -1,6 +1,7 @@
 #!/bin/sh
 # Applies the approved plan file, and nothing else. Terraform itself refuses a plan whose state has moved on.
 set -eu
+# shellcheck source=deploy/examples/terraform/common.sh
 . "$(dirname "$0")/common.sh"
 tf=$(program)
 configuration=$(payload configuration)

@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Sourced by plan.sh and apply.sh: which program there is, and a value of the payload.
 
 program() {

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Plans the configuration in the folder payload.configuration. Leaves the saved plan, which apply carries out, and its text.
 set -eu
+# shellcheck source=deploy/examples/terraform/common.sh
 . "$(dirname "$0")/common.sh"
 tf=$(program)
 configuration=$(payload configuration)
