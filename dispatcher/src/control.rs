@@ -1,4 +1,4 @@
-//! Orders to agents on the control exchange. Losing one is harmless: what must arrive is durable in the database and sent again
+//! Orders to agents, each to its own control queue. Losing one is harmless: what must arrive is durable in the database and sent again
 //! until it is answered, and an agent asks again until it hears (protocol B4, B7).
 
 use std::time::Duration;
@@ -7,7 +7,7 @@ use switchyard_common::broker::{Outgoing, Properties, Publisher};
 use switchyard_common::contract::control::{Control, Order};
 use switchyard_common::contract::ids::AgentRef;
 use switchyard_common::contract::report::Claim;
-use switchyard_common::contract::topology::Namespace;
+use switchyard_common::contract::topology::{DEFAULT_EXCHANGE, Namespace};
 use switchyard_common::guard::spawn_guarded;
 use switchyard_common::task::{Attempt, Effect, Input, RevokeReason, Subject};
 use tokio::sync::mpsc;
@@ -42,8 +42,7 @@ impl Orders {
     #[must_use]
     pub fn start(publisher: Publisher, namespace: &Namespace) -> Self {
         let (orders, received) = Self::channel(ORDERS_WAITING_MAX_COUNT);
-        let exchange = namespace.control_exchange();
-        drop(spawn_guarded("orders", publish_all(received, publisher, exchange)));
+        drop(spawn_guarded("orders", publish_all(received, publisher, namespace.clone())));
         orders
     }
 
@@ -124,12 +123,12 @@ pub fn stop_order(claim: Claim, reason: RevokeReason, force: bool) -> Order {
     }
 }
 
-async fn publish_all(mut received: mpsc::Receiver<Told>, publisher: Publisher, exchange: String) {
+async fn publish_all(mut received: mpsc::Receiver<Told>, publisher: Publisher, namespace: Namespace) {
     let mut together = Vec::new();
     while received.recv_many(&mut together, ORDERS_TOGETHER_MAX_COUNT).await > 0 {
         let deadline = Instant::now() + ORDER_WAIT_MAX;
         let publishing = together.drain(..).filter_map(|told| {
-            let message = outgoing(&exchange, &told)?;
+            let message = outgoing(&namespace, &told)?;
             Some(publisher.publish_until(message, deadline))
         });
         for outcome in futures::future::join_all(publishing).await {
@@ -142,11 +141,12 @@ async fn publish_all(mut received: mpsc::Receiver<Told>, publisher: Publisher, e
 }
 
 /// Neither persistent nor mandatory: an agent that is not there has no queue, and will be told again.
-fn outgoing(exchange: &str, told: &Told) -> Option<Outgoing> {
+fn outgoing(namespace: &Namespace, told: &Told) -> Option<Outgoing> {
     let properties =
         Properties { content_type: Some("application/json".to_owned()), ..Properties::default() };
     let body = serde_json::to_vec(&told.control).ok()?;
-    match Outgoing::new(exchange, &told.to.key(), properties, body, false) {
+    let queue = namespace.control_queue(&told.to.pool, &told.to.agent);
+    match Outgoing::new(DEFAULT_EXCHANGE, &queue, properties, body, false) {
         Ok(message) => Some(message),
         Err(error) => {
             tracing::error!(agent = %told.to, %error, "an order cannot be sent");

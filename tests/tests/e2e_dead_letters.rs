@@ -4,6 +4,7 @@
 use serde_json::json;
 use switchyard_common::broker::{BrokerConfig, Outgoing, Properties, Publisher, declare, queue_counts};
 use switchyard_common::config::Secret;
+use switchyard_common::contract::topology::DEFAULT_EXCHANGE;
 use switchyard_common::task::Status;
 use switchyard_dispatcher::dead_letters::kept::LETTER_PAYLOAD_MAX_BYTES;
 use switchyard_tests::harness::scenario::Scenario;
@@ -24,8 +25,8 @@ async fn a_failed_handler_leaves_one_letter_with_both_halves_one_line_and_a_repl
     assert_eq!(letter.failure_kind.as_deref(), Some("handler_failed"));
     let queue = format!("{}.agent.default.agent-1", scenario.namespace);
     assert_eq!(letter.queue.as_deref(), Some(queue.as_str()), "{:?}", letter.remark);
-    let exchange = scenario.namespace.assignments_exchange();
-    assert_eq!(letter.exchange, Some(exchange), "where it was published, not where it was dead-lettered");
+    let exchange = letter.exchange.as_deref();
+    assert_eq!(exchange, Some(DEFAULT_EXCHANGE), "where it was published, not where it was dead-lettered");
     assert_eq!(letter.x_death.as_ref().map(|deaths| deaths[0]["reason"].clone()), Some(json!("rejected")));
     let lines = dispatcher.log().with_message("dead letter", &[("task_id", "t-1")])?;
     assert_eq!(lines.len(), 1, "{lines:?}");

@@ -309,7 +309,7 @@ mod tests {
         let entry = table([
             ("queue", "switchyard.agent.p.a".into()),
             ("reason", "rejected".into()),
-            ("exchange", "switchyard.assignments".into()),
+            ("exchange", "switchyard.reports".into()),
             ("routing-keys", HeaderValue::List(vec!["p.a".into()])),
             ("count", HeaderValue::Int(2)),
             ("time", HeaderValue::Timestamp(1_700_000_000)),

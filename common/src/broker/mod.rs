@@ -24,7 +24,7 @@
 //! // Publishing. Starts at once, connects in the background, waits for the connection when there is none.
 //! let publisher = Publisher::start(&config, "publish")?;
 //! let properties = Properties::persistent("application/json");
-//! let message = Outgoing::new("switchyard.assignments", "pool-a.agent-1", properties, b"{}".to_vec(), true)?;
+//! let message = Outgoing::new("", "switchyard.agent.pool-a.agent-1", properties, b"{}".to_vec(), true)?;
 //! match publisher.publish(message).await {
 //!     PublishOutcome::Acked => {}                          // the broker has it
 //!     PublishOutcome::Returned { code, text } => {}        // no such queue: nothing was delivered

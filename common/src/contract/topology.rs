@@ -2,23 +2,29 @@
 //!
 //! ```text
 //! upstream ──> events ──────────> [events] ──────────────> dispatcher
-//! dispatcher > assignments ─────> [agent.<pool>.<agent>] ─> agent
-//! dispatcher > control ─────────> [control.<pool>.<agent>] > agent
+//! dispatcher > (default) ───────> [agent.<pool>.<agent>] ─> agent: assignments
+//! dispatcher > (default) ───────> [control.<pool>.<agent>] > agent: orders
 //! agent ─────> reports ─────────> [outcomes] [starts] [logs] [presence.<replica>] ─> dispatcher
 //! broker ────> dead-letters ────> [dead-letters] ────────> dispatcher
 //! dispatcher > notifications ───> whatever upstream binds
 //! ```
+//!
+//! An agent's queues are bound to no exchange of ours: who may bind its own queue may bind it to another pool's key, and who may
+//! declare a name that it may also write to can reach any exchange that it may write to around the topic permissions
+//! (docs/adr/agents-bind-nothing.md). The default exchange needs no binding and only the dispatcher may write to it.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::ids::{AgentId, AgentRef, IdError, PoolId, ReplicaId, check_label};
+use super::ids::{AgentId, IdError, PoolId, ReplicaId, check_label};
 use super::limits::{DELIVERY_LIMIT_COUNT, LOG_QUEUE_MAX_BYTES, PRESENCE_QUEUE_MAX_COUNT};
 use super::routing::{ReportKind, canary_key};
 use crate::broker::topology::{
     ArgumentValue, BindingDecl, ExchangeDecl, ExchangeKind, QueueDecl, QueueKind, Topology,
 };
 
+/// The exchange that every broker has: a message goes to the queue that its routing key names.
+pub const DEFAULT_EXCHANGE: &str = "";
 /// The argument that names a queue's type.
 pub const QUEUE_TYPE: &str = "x-queue-type";
 /// The argument that limits deliveries of one message (protocol D1).
@@ -76,18 +82,6 @@ impl Namespace {
     #[must_use]
     pub fn events_exchange(&self) -> String {
         self.name("events")
-    }
-
-    /// Exchange of assignments; routing key `<pool>.<agent>`.
-    #[must_use]
-    pub fn assignments_exchange(&self) -> String {
-        self.name("assignments")
-    }
-
-    /// Exchange of control messages; routing key `<pool>.<agent>`.
-    #[must_use]
-    pub fn control_exchange(&self) -> String {
-        self.name("control")
     }
 
     /// Exchange of reports; routing key `<type>.<pool>.<agent>`.
@@ -193,25 +187,17 @@ impl Namespace {
     /// An agent's own queue. It never expires: an expired queue drops its messages. It is drained, then deleted, on retirement.
     #[must_use]
     pub fn agent_queue_topology(&self, pool: &PoolId, agent: &AgentId) -> Topology {
-        let queue = self.agent_queue(pool, agent);
-        let key = AgentRef { pool: pool.clone(), agent: agent.clone() }.key();
         Topology {
-            exchanges: Vec::new(),
-            queues: vec![self.quorum_with_dead_letters(queue.clone())],
-            bindings: vec![bind(self.assignments_exchange(), queue, key)],
+            queues: vec![self.quorum_with_dead_letters(self.agent_queue(pool, agent))],
+            ..Topology::default()
         }
     }
 
     /// An agent's control queue: exclusive, so that a second process with the same id is refused with 405.
     #[must_use]
     pub fn control_queue_topology(&self, pool: &PoolId, agent: &AgentId) -> Topology {
-        let queue = self.control_queue(pool, agent);
-        let key = AgentRef { pool: pool.clone(), agent: agent.clone() }.key();
-        Topology {
-            exchanges: Vec::new(),
-            queues: vec![classic_exclusive(queue.clone(), false, BTreeMap::new())],
-            bindings: vec![bind(self.control_exchange(), queue, key)],
-        }
+        let queue = classic_exclusive(self.control_queue(pool, agent), false, BTreeMap::new());
+        Topology { queues: vec![queue], ..Topology::default() }
     }
 
     /// A replica's presence queue: hello and heartbeats of all agents, and the replica's own canary (protocol C1).
@@ -234,11 +220,8 @@ impl Namespace {
     /// Every exchange.
     fn exchanges(&self) -> Vec<ExchangeDecl> {
         let topic = |name| ExchangeDecl { name, kind: ExchangeKind::Topic };
-        let direct = |name| ExchangeDecl { name, kind: ExchangeKind::Direct };
         vec![
             topic(self.events_exchange()),
-            direct(self.assignments_exchange()),
-            direct(self.control_exchange()),
             topic(self.reports_exchange()),
             topic(self.dead_letters_exchange()),
             topic(self.notifications_exchange()),

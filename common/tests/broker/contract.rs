@@ -7,7 +7,7 @@ use switchyard_common::broker::{
 };
 use switchyard_common::contract::ids::{AgentId, AgentRef, PoolId, ReplicaId};
 use switchyard_common::contract::routing::{ReportKind, canary_key};
-use switchyard_common::contract::topology::Namespace;
+use switchyard_common::contract::topology::{DEFAULT_EXCHANGE, Namespace};
 
 use crate::support::*;
 
@@ -90,20 +90,21 @@ async fn a_nacked_assignment_keeps_its_key_and_reaches_the_dead_letters() {
     let namespace = &declared.namespace;
     let AgentRef { pool, agent } = &declared.sender;
     let publisher = publisher(&config()).await;
-    assert!(send(&publisher, &namespace.assignments_exchange(), &declared.sender.key()).await);
+    let agent_queue = namespace.agent_queue(pool, agent);
+    assert!(send(&publisher, DEFAULT_EXCHANGE, &agent_queue).await);
+    let unknown = AgentId::new("worker-1").unwrap();
     assert!(
-        !send(&publisher, &namespace.assignments_exchange(), "default.worker-1").await,
+        !send(&publisher, DEFAULT_EXCHANGE, &namespace.agent_queue(pool, &unknown)).await,
         "an assignment for an unknown agent was routed"
     );
     let connection = consumer(&config());
-    let agent_queue = namespace.agent_queue(pool, agent);
     let mut at_agent = connection.subscribe(Subscription::new(&agent_queue, 1));
     next_ready(&mut at_agent).await;
     assert_eq!(next_delivery(&mut at_agent).await.acker.nack(false).await, AckResult::Sent);
     let mut letters = connection.subscribe(Subscription::new(namespace.dead_letters_queue(), 1));
     next_ready(&mut letters).await;
     let letter = next_delivery(&mut letters).await;
-    assert_eq!(letter.message.routing_key, "default.worker-0");
+    assert_eq!(letter.message.routing_key, agent_queue);
     assert_eq!(deaths(&letter.message.properties.headers)[0].queue, agent_queue);
     assert_eq!(letter.acker.ack().await, AckResult::Sent);
     declared.delete().await;

@@ -3,8 +3,7 @@
 use switchyard_common::broker::headers::HeaderValue;
 use switchyard_common::broker::{Outgoing, OutgoingError, Properties};
 use switchyard_common::contract::assignment::AgentMessage;
-use switchyard_common::contract::ids::AgentRef;
-use switchyard_common::contract::topology::Namespace;
+use switchyard_common::contract::topology::{DEFAULT_EXCHANGE, Namespace};
 
 use crate::store::route::Dispatch;
 
@@ -26,9 +25,8 @@ pub enum MessageError {
 
 /// The messages of `dispatch`, the assignment last.
 pub fn messages(namespace: &Namespace, dispatch: Dispatch) -> Result<Vec<Outgoing>, MessageError> {
-    let exchange = namespace.assignments_exchange();
     let assignment = &dispatch.assignment;
-    let key = AgentRef { pool: assignment.pool.clone(), agent: assignment.agent.clone() }.key();
+    let queue = namespace.agent_queue(&assignment.pool, &assignment.agent);
     let mut properties = Properties::persistent("application/json");
     properties.headers.insert(TASK_HEADER.to_owned(), HeaderValue::Text(assignment.task_id.to_string()));
     properties.headers.insert(ATTEMPT_HEADER.to_owned(), HeaderValue::Int(i64::from(assignment.attempt)));
@@ -37,7 +35,7 @@ pub fn messages(namespace: &Namespace, dispatch: Dispatch) -> Result<Vec<Outgoin
     }
     properties.message_id = Some(format!("{}#{}", assignment.task_id, assignment.attempt));
     let outgoing = |message: AgentMessage, properties: Properties| -> Result<Outgoing, MessageError> {
-        Ok(Outgoing::new(&exchange, &key, properties, serde_json::to_vec(&message)?, true)?)
+        Ok(Outgoing::new(DEFAULT_EXCHANGE, &queue, properties, serde_json::to_vec(&message)?, true)?)
     };
     let mut messages = Vec::with_capacity(dispatch.parts.len() + 1);
     for part in dispatch.parts {

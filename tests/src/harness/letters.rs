@@ -41,7 +41,7 @@ pub fn assignment(claim: &Claim, step: &str) -> Message {
         "step": step, "handler": step, "exclusive": false, "repeatable": true, "run_timeout_ms": 1000, "parameters": {},
         "payload": {}, "approval": null, "inputs": [], "publish_no": 1, "traceparent": null,
     });
-    message("switchyard.assignments", "default.worker-0", body.to_string())
+    message("", "switchyard.agent.default.worker-0", body.to_string())
 }
 
 /// The same message as the broker dead-letters it.

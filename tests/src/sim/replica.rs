@@ -339,7 +339,8 @@ impl World {
             && (self.calm || !self.dice.chance(30))
         {
             let body = Body::Control(told.control.into());
-            let message = Message::new(&self.exchanges.control, &told.to.key(), body);
+            let queue = self.namespace.control_queue(&told.to.pool, &told.to.agent);
+            let message = Message::new(&self.exchanges.default, &queue, body);
             self.publish(conn, message);
         }
     }

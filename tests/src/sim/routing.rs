@@ -3,7 +3,6 @@
 use std::rc::Rc;
 
 use switchyard_common::contract::assignment::{AgentMessage, AttemptKey};
-use switchyard_common::contract::ids::AgentRef;
 use switchyard_common::task::Input;
 use switchyard_dispatcher::route::decide::{CONFIRM_RECORD_AFTER, FORGOTTEN_AFTER, REPLICA_STALE_AFTER};
 use switchyard_dispatcher::route::{Delivery, Next, after_publish};
@@ -74,7 +73,7 @@ impl World {
         for Sending { dispatch, tries } in sendings {
             let work = dispatch.assignment;
             let (key, publish_no) = (work.key(), work.publish_no);
-            let to = AgentRef { pool: work.pool.clone(), agent: work.agent.clone() }.key();
+            let to = self.namespace.agent_queue(&work.pool, &work.agent);
             let mut bodies: Vec<AgentMessage> =
                 dispatch.parts.into_iter().map(AgentMessage::InputPart).collect();
             bodies.push(AgentMessage::Assignment(Box::new(work)));
@@ -86,7 +85,7 @@ impl World {
             self.replicas[replica].sends += 1;
             let id = self.replicas[replica].sends;
             for body in bodies {
-                let message = Message::new(&self.exchanges.assignments, &to, Body::Agent(Rc::new(body)));
+                let message = Message::new(&self.exchanges.default, &to, Body::Agent(Rc::new(body)));
                 let number = self.publish(conn, message);
                 self.replicas[replica].answers.insert((conn, number), id);
                 sent.publishes.push(((conn, number), None));

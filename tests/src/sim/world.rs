@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use switchyard_common::contract::ids::PoolId;
-use switchyard_common::contract::topology::Namespace;
+use switchyard_common::contract::topology::{DEFAULT_EXCHANGE, Namespace};
 use switchyard_dispatcher::route::Delivery;
 
 use super::agenda::{Agenda, Millis};
@@ -76,9 +76,8 @@ pub enum Event {
 /// Names of exchanges, made once.
 #[derive(Debug)]
 pub(super) struct Exchanges {
+    pub(super) default: Rc<str>,
     pub(super) events: Rc<str>,
-    pub(super) assignments: Rc<str>,
-    pub(super) control: Rc<str>,
     pub(super) reports: Rc<str>,
 }
 
@@ -111,9 +110,8 @@ impl World {
         let namespace = Namespace::default();
         let rearrange = if dice.chance(200) { Rearrange::Back } else { Rearrange::Front };
         let exchanges = Exchanges {
+            default: DEFAULT_EXCHANGE.into(),
             events: namespace.events_exchange().into(),
-            assignments: namespace.assignments_exchange().into(),
-            control: namespace.control_exchange().into(),
             reports: namespace.reports_exchange().into(),
         };
         let pool = scenario.pool.clone();

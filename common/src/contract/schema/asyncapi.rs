@@ -120,10 +120,6 @@ fn channel(address: String, parameters: Map<String, Value>, messages: &[&str], b
 
 fn exchange_channel(namespace: &Namespace, exchange: &ExchangeDecl) -> Value {
     let described = |name: &str, description: &str| (name.to_owned(), json!({ "description": description }));
-    let to_agent = || {
-        let (key, parameters) = parametrised(&format!("{POOL}.{AGENT}"));
-        (key, parameters)
-    };
     let events = event_names();
     let reports: Vec<&str> = ReportKind::ALL.map(report_name).to_vec();
     let (key, parameters, messages): (String, Map<String, Value>, Vec<&str>) =
@@ -131,10 +127,8 @@ fn exchange_channel(namespace: &Namespace, exchange: &ExchangeDecl) -> Value {
             "events" => {
                 ("{type}".into(), [described("type", "Type of the event.")].into_iter().collect(), events)
             }
-            "assignments" => (to_agent().0, to_agent().1, vec!["assignment", "inputPart"]),
-            "control" => (to_agent().0, to_agent().1, vec!["control"]),
             "reports" => {
-                let (rest, mut parameters) = to_agent();
+                let (rest, mut parameters) = parametrised(&format!("{POOL}.{AGENT}"));
                 parameters.extend([described("report", "Type of the report.")]);
                 (format!("{{report}}.{rest}"), parameters, reports)
             }
@@ -245,8 +239,8 @@ fn operations() -> Value {
     });
     json!({
         "receiveEvents": events,
-        "sendAssignments": operation("send", "assignments-exchange", "Give an attempt to one agent; mandatory and confirmed."),
-        "sendControl": operation("send", "control-exchange", "Go, no-go, cancel, revoke, drain, end of session."),
+        "sendAssignments": operation("send", "agent-queue", "Give an attempt to one agent, through the default exchange; mandatory and confirmed."),
+        "sendControl": operation("send", "control-queue", "Go, no-go, cancel, revoke, drain, end of session; through the default exchange."),
         "receiveOutcomes": operation("receive", "outcomes-queue", "Take outcomes and artifacts; ack after the commit."),
         "receiveStarts": operation("receive", "starts-queue", "Take asks and started reports; ack after the commit."),
         "receiveLogs": operation("receive", "logs-queue", "Take log lines; they never change a task."),

@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::contract::ids::AgentRef;
 use crate::contract::limits::DELIVERY_LIMIT_COUNT;
 
 fn pool() -> PoolId {
@@ -59,8 +60,6 @@ fn the_names_are_those_of_the_design() {
         exchanges,
         [
             ("switchyard.events", "topic"),
-            ("switchyard.assignments", "direct"),
-            ("switchyard.control", "direct"),
             ("switchyard.reports", "topic"),
             ("switchyard.dead-letters", "topic"),
             ("switchyard.notifications", "topic"),
@@ -196,15 +195,13 @@ fn a_canary_comes_back_to_the_replica_that_sent_it_alone() {
 }
 
 #[test]
-fn an_assignment_reaches_its_agent_alone_and_an_unknown_agent_nobody() {
+fn what_an_agent_declares_is_bound_to_nothing_so_that_it_needs_no_right_to_bind() {
     let namespace = Namespace::default();
-    let topology = everything(&namespace);
-    let assignments = namespace.assignments_exchange();
-    let own = BTreeSet::from([namespace.agent_queue(&pool(), &agent())]);
-    assert_eq!(reached(&topology, &assignments, "default.worker-0"), own);
-    assert!(reached(&topology, &assignments, "default.worker-1").is_empty());
-    let control = BTreeSet::from([namespace.control_queue(&pool(), &agent())]);
-    assert_eq!(reached(&topology, &namespace.control_exchange(), "default.worker-0"), control);
+    let own = namespace
+        .agent_queue_topology(&pool(), &agent())
+        .and(namespace.control_queue_topology(&pool(), &agent()));
+    assert_eq!((own.exchanges, own.bindings), (Vec::new(), Vec::new()));
+    assert_eq!(own.queues.len(), 2);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use switchyard_common::broker::topology::{ArgumentValue, BindingDecl, Topology};
-use switchyard_common::contract::topology::{DEAD_LETTER_EXCHANGE, Namespace};
+use switchyard_common::contract::topology::{DEAD_LETTER_EXCHANGE, DEFAULT_EXCHANGE, Namespace};
 
 use super::message::Message;
 use super::queue::{Queue, Rearrange, Tag};
@@ -106,14 +106,15 @@ impl Broker {
 
     /// Routes a message; false when no queue took it.
     pub fn publish(&mut self, message: &Message) -> bool {
-        let targets: BTreeSet<&str> = self
+        let bound = self
             .bindings
             .iter()
             .filter(|binding| {
                 *binding.exchange == *message.exchange && matches(&binding.routing_key, &message.key)
             })
-            .map(|binding| binding.queue.as_str())
-            .collect();
+            .map(|binding| binding.queue.as_str());
+        let by_name = (*message.exchange == *DEFAULT_EXCHANGE).then_some(&*message.key);
+        let targets: BTreeSet<&str> = bound.chain(by_name).collect();
         let mut routed = false;
         for target in targets {
             if let Some(queue) = self.queues.get_mut(target) {

@@ -20,7 +20,7 @@ use switchyard_common::contract::ids::{
     WorkspaceId,
 };
 use switchyard_common::contract::report::{Claim, Outcome, Presence, Report, ReportBody};
-use switchyard_common::contract::topology::Namespace;
+use switchyard_common::contract::topology::{DEFAULT_EXCHANGE, Namespace};
 use switchyard_common::guard::{GuardedTask, spawn_guarded};
 use switchyard_common::retry::RetryPolicy;
 use switchyard_common::shutdown::Shutdown;
@@ -219,9 +219,9 @@ impl Bench {
     /// As [`assign`](Self::assign), but waits for a queue that is being declared anew.
     pub(crate) async fn assign_when_possible(&self, work: &Assignment) {
         let body = serde_json::to_vec(&AgentMessage::Assignment(Box::new(work.clone()))).unwrap();
-        let exchange = self.namespace.assignments_exchange();
+        let queue = self.namespace.agent_queue(&self.agent.pool, &self.agent.agent);
         let properties = Properties::persistent("application/json");
-        let message = Outgoing::new(&exchange, &self.agent.key(), properties, body, true).unwrap();
+        let message = Outgoing::new(DEFAULT_EXCHANGE, &queue, properties, body, true).unwrap();
         let routed = async {
             while self.publisher.publish(message.clone()).await != PublishOutcome::Acked {
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -236,17 +236,17 @@ impl Bench {
 
     /// Publishes bytes to the agent's own queue.
     pub(crate) async fn to_agent(&self, body: &[u8]) {
-        self.publish(&self.namespace.assignments_exchange(), body).await;
+        self.publish(&self.namespace.agent_queue(&self.agent.pool, &self.agent.agent), body).await;
     }
 
     pub(crate) async fn order(&self, order: Order) {
         let body = serde_json::to_vec(&Control { epoch: 0, order }).unwrap();
-        self.publish(&self.namespace.control_exchange(), &body).await;
+        self.publish(&self.namespace.control_queue(&self.agent.pool, &self.agent.agent), &body).await;
     }
 
-    async fn publish(&self, exchange: &str, body: &[u8]) {
+    async fn publish(&self, queue: &str, body: &[u8]) {
         let properties = Properties::persistent("application/json");
-        let message = Outgoing::new(exchange, &self.agent.key(), properties, body.to_vec(), true).unwrap();
+        let message = Outgoing::new(DEFAULT_EXCHANGE, queue, properties, body.to_vec(), true).unwrap();
         assert_eq!(self.publisher.publish(message).await, PublishOutcome::Acked);
     }
 
