@@ -188,7 +188,12 @@ fn supervise_api(parts: &mut Supervisor, context: &Context, shutdown: &Shutdown)
     let metrics = Metrics::install().ok();
     let (context, shutdown) = (context.clone(), shutdown.clone());
     parts.supervise("api", RestartPolicy::STANDARD, move || {
-        let api = api::Api { readiness: context.readiness.clone(), metrics: metrics.clone() };
+        let api = api::Api {
+            readiness: context.readiness.clone(),
+            metrics: metrics.clone(),
+            db: context.db.clone(),
+            token: context.config.http_token.clone(),
+        };
         api::run(api, context.config.http_listen, shutdown.clone())
     });
 }

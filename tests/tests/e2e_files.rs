@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use anyhow::Context as _;
 use serde_json::{Value, json};
 use switchyard_common::task::Status;
 use switchyard_tests::harness::scenario::binaries::repository;
@@ -18,7 +19,7 @@ fn handlers() -> anyhow::Result<String> {
 struct Bench {
     scenario: Scenario,
     upstream: Upstream,
-    _dispatcher: Process,
+    dispatcher: Process,
     _agent: Process,
 }
 
@@ -34,7 +35,7 @@ impl Bench {
         let dispatcher = scenario.dispatcher("dispatcher-1").start().await?;
         let agent = scenario.agent("agent-1").config(handlers()?).start().await?;
         let upstream = scenario.upstream().await?;
-        Ok(Self { scenario, upstream, _dispatcher: dispatcher, _agent: agent })
+        Ok(Self { scenario, upstream, dispatcher, _agent: agent })
     }
 
     fn payload(&self) -> Value {
@@ -50,8 +51,7 @@ impl Bench {
         let payload = self.payload();
         self.upstream.submit(task_id, "shop", "plan_and_apply", payload).await?;
         self.scenario.until_status(task_id, Status::AwaitingApproval).await?;
-        let artifacts = self.scenario.artifacts(task_id, 1).await?;
-        Ok(String::from_utf8(artifacts["plan.diff"].clone())?)
+        Ok(String::from_utf8(self.scenario.operator(&["tasks", "artifact", task_id, "plan.diff"])?)?)
     }
 }
 
@@ -79,6 +79,60 @@ async fn what_is_approved_is_what_is_applied_whatever_is_edited_meanwhile() -> a
     assert_eq!(bench.target("old.txt"), None);
     let applied = bench.scenario.attempts("t-1").await?;
     assert_eq!(applied[1].result, Some(json!({ "applied": 2 })));
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_operator_reads_what_waits_before_approving_it_by_command_and_by_http() -> anyhow::Result<()> {
+    let mut bench = Bench::new("files_read").await?;
+    let diff = bench.plan("t-1").await?;
+    let stored = bench.scenario.artifacts("t-1", 1).await?;
+    assert_eq!(diff.as_bytes(), stored["plan.diff"], "byte for byte");
+
+    let listed = bench.scenario.operator(&["tasks", "artifacts", "t-1", "--json"])?;
+    let listed: Vec<Value> = serde_json::from_slice(&listed)?;
+    let file = listed.iter().find(|file| file["name"] == "plan.diff").context("plan.diff is listed")?;
+    assert_eq!(
+        (&file["step"], &file["attempt"], &file["size"]),
+        (&json!("plan"), &json!(1), &json!(diff.len()))
+    );
+    let digest = bench.scenario.task("t-1").await?.artifact_digest.context("a digest")?;
+    assert_eq!(file["manifest_digest"], json!(digest));
+
+    let shown = String::from_utf8(bench.scenario.operator(&["tasks", "show", "t-1"])?)?;
+    assert!(shown.contains("plan.diff"), "{shown}");
+    let path = bench.scenario.folder.join("copy.diff");
+    let output = path.to_str().context("a path")?;
+    bench.scenario.operator(&[
+        "tasks",
+        "artifact",
+        "t-1",
+        "plan.diff",
+        "--step",
+        "plan",
+        "--output",
+        output,
+    ])?;
+    assert_eq!(fs::read_to_string(&path)?, diff);
+    for unknown in [["t-1", "nothing"], ["nobody", "plan.diff"]] {
+        let [task, name] = unknown;
+        bench.scenario.operator(&["tasks", "artifact", task, name]).unwrap_err();
+    }
+
+    let answer = bench.dispatcher.get("/api/v1/tasks/t-1/artifacts/plan.diff").await?;
+    assert_eq!((answer.status, answer.body.as_str()), (200, diff.as_str()));
+    let answer = bench.dispatcher.get("/api/v1/tasks/t-1/artifacts").await?;
+    assert_eq!(serde_json::from_str::<Vec<Value>>(&answer.body)?, listed);
+    assert_eq!(bench.dispatcher.get("/api/v1/tasks/t-1/artifacts/nothing").await?.status, 404);
+
+    let approve = ["tasks", "approve", "t-1", "--by", "ada", "--comment", "read it", "--digest", &digest];
+    let approved = String::from_utf8(bench.scenario.operator(&approve)?)?;
+    assert!(approved.contains(&digest), "{approved}");
+    bench.scenario.until_status("t-1", Status::Succeeded).await?;
+    let shown = String::from_utf8(bench.scenario.operator(&["tasks", "show", "t-1"])?)?;
+    let acts: Vec<&str> = shown.lines().filter(|line| line.contains("by ada")).collect();
+    assert_eq!(acts.len(), 1, "one act is one line: {shown}");
+    assert!(acts[0].contains("approved by ada: \"read it\""), "{acts:?}");
     Ok(())
 }
 

@@ -6,20 +6,28 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Json, Router, middleware};
+use switchyard_common::config::Secret;
 use switchyard_common::shutdown::Shutdown;
 use switchyard_common::telemetry::Metrics;
 use tokio::net::TcpListener;
 
+use super::access::{self, Access};
+use super::artifacts;
 use crate::readiness::Readiness;
+use crate::store::Db;
 
 /// What the server answers from.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Api {
     /// The conditions of readiness.
     pub readiness: Readiness,
     /// The metrics of this process; none where no recorder is installed.
     pub metrics: Option<Metrics>,
+    /// The store.
+    pub db: Db,
+    /// What a request must carry to read what is somebody's; none where nothing is configured.
+    pub token: Option<Secret>,
 }
 
 /// Listens on `address` and serves until shutdown.
@@ -36,14 +44,21 @@ pub async fn run(api: Api, address: SocketAddr, shutdown: Shutdown) -> std::io::
 /// # Errors
 /// When the listener fails.
 pub async fn serve(api: Api, listener: TcpListener, shutdown: Shutdown) -> std::io::Result<()> {
-    tracing::info!(address = %listener.local_addr()?, "HTTP is served");
+    let address = listener.local_addr()?;
+    tracing::info!(%address, "HTTP is served");
+    let access = Access::of(address, api.token.as_ref());
     let token = shutdown.token();
-    axum::serve(listener, router(api)).with_graceful_shutdown(token.cancelled_owned()).await
+    axum::serve(listener, router(api, access)).with_graceful_shutdown(token.cancelled_owned()).await
 }
 
 /// The routes.
-pub fn router(api: Api) -> Router {
+pub fn router(api: Api, access: Access) -> Router {
+    let guarded = Router::new()
+        .route("/tasks/{task}/artifacts", get(artifacts::list))
+        .route("/tasks/{task}/artifacts/{name}", get(artifacts::bytes))
+        .layer(middleware::from_fn_with_state(access, access::guard));
     Router::new()
+        .nest("/api/v1", guarded)
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
@@ -78,6 +93,7 @@ mod tests {
 
     use super::*;
     use crate::readiness::Condition;
+    use crate::store::DbConfig;
 
     async fn get(address: SocketAddr, path: &str) -> String {
         let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
@@ -94,7 +110,9 @@ mod tests {
         let shutdown = Shutdown::new(Duration::from_secs(1));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let api = Api { readiness: readiness.clone(), metrics: None };
+        let url = "postgresql://u:p@127.0.0.1:1/never-connected".to_owned();
+        let db = Db::new(&DbConfig { url, connections_max: 1, replica: uuid::Uuid::nil() }).unwrap();
+        let api = Api { readiness: readiness.clone(), metrics: None, db, token: None };
         let client = async {
             assert!(get(address, "/livez").await.starts_with("HTTP/1.1 200"));
             let answer = get(address, "/readyz").await;

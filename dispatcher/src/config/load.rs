@@ -61,6 +61,7 @@ impl Config {
         let config = Self {
             namespace: namespace(&mut loader),
             http_listen: loader.value(key("http.listen", "SWITCHYARD_HTTP_LISTEN"), defaults.http_listen),
+            http_token: loader.optional_secret(key("http.token", "SWITCHYARD_HTTP_TOKEN")),
             database_connections_max: loader.checked(
                 key("database.connections_max", "SWITCHYARD_DATABASE_CONNECTIONS_MAX"),
                 defaults.database_connections_max,

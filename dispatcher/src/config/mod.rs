@@ -21,6 +21,8 @@ pub struct Config {
     pub namespace: Namespace,
     /// Where the HTTP API listens; loopback unless told otherwise.
     pub http_listen: SocketAddr,
+    /// What a request under `/api` must carry; without it, `/api` is served on loopback alone.
+    pub http_token: Option<Secret>,
     /// Most connections to the database.
     pub database_connections_max: usize,
     /// Silence after which an agent is lost (design 7).
@@ -58,6 +60,7 @@ impl Config {
             database_url,
             namespace: Namespace::default(),
             http_listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), Self::HTTP_PORT_DEFAULT),
+            http_token: None,
             database_connections_max: 16,
             agent_lost_after: Duration::from_secs(20),
             run_timeout_grace: Duration::from_secs(30),

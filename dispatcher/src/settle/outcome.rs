@@ -164,10 +164,10 @@ impl Settling<'_> {
         }
         let was_approved = before.is_some_and(|before| before.task.approval.is_some());
         if let (Some(approval), false) = (&task.approval, was_approved) {
-            notes.push(self.note(
-                "approved",
-                json!({ "by": approval.by, "step": task.current_step().name, "digest": approval.digest }),
-            ));
+            let detail =
+                json!({ "by": approval.by, "step": task.current_step().name, "digest": approval.digest });
+            // An approval is the task's, not the attempt's: so it is one line with what the task's columns tell.
+            notes.push(Note { attempt: None, ..self.note("approved", detail) });
         }
         notes
     }

@@ -3,12 +3,14 @@
 //! Writers of task state go through [`apply`] alone: it locks in the order of protocol E1 (workspaces, tasks, attempts), loads,
 //! calls the pure transition function, and writes the results with a fence, in one batch each.
 
+pub mod act;
 pub mod apply;
 pub mod artifacts;
 pub mod counts;
 pub mod db;
 pub mod error;
 pub mod intake;
+pub mod left_files;
 pub mod letters;
 pub mod listen;
 pub mod logs;

@@ -19,31 +19,6 @@ pub async fn wake(db: &Db, pool: &PoolId) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Writes an act on a task to the audit log and to the task's own notes.
-pub async fn audit_task(
-    db: &Db,
-    actor: &str,
-    action: &str,
-    task_id: &TaskId,
-    detail: &Value,
-) -> Result<(), StoreError> {
-    db.transaction(|transaction| async move {
-        audit(&transaction, actor, action, &format!("task:{task_id}"), detail).await?;
-        let mut told = detail.clone();
-        if let Value::Object(fields) = &mut told {
-            fields.insert("by".to_owned(), Value::String(actor.to_owned()));
-        }
-        transaction
-            .execute(
-                "INSERT INTO task_notes (task_id, at, what, detail) VALUES ($1, now(), $2, $3)",
-                &[&task_id.as_str(), &format!("operator: {action}"), &told],
-            )
-            .await?;
-        Ok(())
-    })
-    .await
-}
-
 /// Writes one row of the audit log.
 pub(crate) async fn audit(
     transaction: &Transaction,
@@ -63,11 +38,11 @@ pub(crate) async fn audit(
 
 /// Whether the session that has an uncertain task is known to be over: superseded, fenced or drained (protocol H). Silence alone
 /// proves nothing.
-pub async fn session_is_over(db: &Db, task_id: &TaskId) -> Result<bool, StoreError> {
+pub(crate) async fn session_is_over(transaction: &Transaction, task_id: &TaskId) -> Result<bool, StoreError> {
     const SQL: &str = "SELECT EXISTS (SELECT 1 FROM tasks t JOIN agent_sessions s ON s.session = t.session \
         WHERE t.task_id = $1 AND s.end_reason IN ('superseded', 'fenced', 'drained') \
           AND NOT EXISTS (SELECT 1 FROM task_notes n WHERE n.task_id = t.task_id AND n.what = $2))";
-    let row = db.connection().await?.query_one(SQL, &[&task_id.as_str(), &STILL_RUNNING_NOTE]).await?;
+    let row = transaction.query_one(SQL, &[&task_id.as_str(), &STILL_RUNNING_NOTE]).await?;
     Ok(row.get(0))
 }
 

@@ -54,7 +54,8 @@ const TIMELINE: &str = "SELECT task_id, at, attempt, what, jsonb_strip_nulls(det
     UNION ALL SELECT task_id, cancel_requested_at, NULL,
         CASE WHEN cancel_force THEN 'cancel requested with force' ELSE 'cancel requested' END, 2, 0,
         jsonb_build_object('by', cancel_requested_by)
-        FROM tasks WHERE task_id = ANY($1) AND cancel_requested_at IS NOT NULL
+        FROM tasks c WHERE task_id = ANY($1) AND cancel_requested_at IS NOT NULL
+            AND NOT EXISTS (SELECT 1 FROM task_notes n WHERE n.task_id = c.task_id AND n.at = c.cancel_requested_at AND n.what = 'discarded')
     UNION ALL SELECT task_id, assigned_at, attempt, 'assigned', 5, 0,
         jsonb_build_object('step', step_name, 'agent', agent_id, 'pool', pool_id, 'pod', pod_name, 'node', node_name)
         FROM attempts WHERE task_id = ANY($1)
@@ -102,9 +103,10 @@ pub(crate) async fn timelines(
             attempt: row.get("attempt"),
             detail: row.get::<_, Option<Value>>("detail").unwrap_or_default(),
         };
-        match moments.last_mut() {
-            Some(last) if last.is_same(&moment) => last.learn(moment.detail),
-            Some(_) | None => moments.push(moment),
+        let at_once = moments.iter_mut().rev().take_while(|earlier| earlier.at == moment.at);
+        match at_once.into_iter().find(|earlier| earlier.is_same(&moment)) {
+            Some(same) => same.learn(moment.detail),
+            None => moments.push(moment),
         }
     }
     timelines.values_mut().for_each(shorten);

@@ -14,6 +14,7 @@ use switchyard_dispatcher::store::letters::browse::LetterFilter;
 use switchyard_dispatcher::store::letters::record::Letter;
 use switchyard_dispatcher::store::view::TaskSummary;
 use switchyard_tests::harness::scenario::{Process, Scenario, Upstream, repository};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Time between heartbeats of the demo's agents.
 const HEARTBEAT: Duration = Duration::from_millis(500);
@@ -56,7 +57,7 @@ async fn main() -> ExitCode {
     let started = Instant::now();
     let ended = tokio::select! {
         ended = play() => ended,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        signal = interrupted() => Err(signal.map_or_else(Into::into, |name| anyhow::anyhow!("stopped by {name}"))),
     };
     match ended {
         Ok(()) => {
@@ -68,6 +69,16 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Waits for a signal that asks to stop, and gives its name. The play is dropped then, and with it every process that it has started.
+async fn interrupted() -> std::io::Result<&'static str> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    })
 }
 
 /// The stage: the processes and what was shown of each task.
@@ -138,20 +149,15 @@ impl Demo {
         let waiting = self.until("site-1", Status::AwaitingApproval).await?;
         let second = self.scenario.task("site-2").await?;
         ensure!(second.status == Status::Blocked, "site-2 should be blocked but is {}", second.status);
-        let attempt = i32::try_from(waiting.attempts)?;
-        let artifacts = self.scenario.artifacts("site-1", attempt).await?;
-        let diff = artifacts.get("plan.diff").context("the plan left no diff")?;
-        say("\n  What waits for approval:");
-        for line in String::from_utf8_lossy(diff).lines() {
-            say(&format!("      {line}"));
-        }
+        say("\n  What waits for approval, as the operator reads it:");
+        self.operator(&["tasks", "artifact", "site-1", "plan.diff"])?;
         let unchanged = fs::read_to_string(self.target.join("index.html"))? == "<h1>Hello</h1>\n";
         ensure!(unchanged, "a plan must change nothing");
 
         title("2. It is approved; exactly the approved bytes are applied");
-        let accepted = self.upstream.approve("site-1", "you").await?;
-        let bound = accepted.artifact_digest.context("the approval bound no digest")?;
-        say(&format!("  approved by \"you\", bound to {bound}"));
+        let digest = waiting.artifact_digest.context("what waits has no digest")?;
+        let said = self.operator(&["tasks", "approve", "site-1", "--by", "you", "--comment", "reviewed"])?;
+        ensure!(said.contains(&digest), "the approval should say that it binds {digest}");
         self.until("site-1", Status::Succeeded).await?;
         let applied = fs::read(self.target.join("index.html"))? == fs::read(self.desired.join("index.html"))?;
         ensure!(applied && !self.target.join("old.html").exists(), "the target folder is not as approved");
@@ -163,6 +169,14 @@ impl Demo {
         let second = self.until("site-2", Status::Succeeded).await?;
         ensure!(second.approved_by.is_none(), "site-2 was approved by somebody");
         Ok(())
+    }
+
+    /// Types what an operator would, shows it with what it prints, and gives that.
+    fn operator(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        say(&format!("  $ dispatcher {}", arguments.join(" ")));
+        let said = String::from_utf8_lossy(&self.scenario.operator(arguments)?).into_owned();
+        said.lines().for_each(|line| say(&format!("      {line}")));
+        Ok(said)
     }
 
     /// A handler fails, one crashes, one panics.

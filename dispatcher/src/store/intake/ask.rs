@@ -1,14 +1,16 @@
 //! Approve, discard, cancel: inputs of the transition function, in the transaction of their event.
 
+use serde_json::json;
 use switchyard_common::contract::answer::Accepted;
 use switchyard_common::contract::event::{TaskApproved, TaskCancelRequested, TaskDiscarded};
 use switchyard_common::contract::ids::TaskId;
 use switchyard_common::failure::FailureKind;
-use switchyard_common::task::{Input, Refusal, Subject, Verdict as Decided};
+use switchyard_common::task::{Refusal, Subject};
 
 use super::Batch;
 use crate::intake::command::{Admitted, Rejection, Verdict};
-use crate::store::{Applier, Named, StoreError};
+use crate::store::StoreError;
+use crate::store::act::{Act, Acted, Asked, act_in};
 
 impl Batch<'_> {
     pub(super) async fn approve(
@@ -16,8 +18,8 @@ impl Batch<'_> {
         event: &Admitted,
         asked: &TaskApproved,
     ) -> Result<Verdict, StoreError> {
-        let input = Input::Approve { by: asked.approved_by.clone(), digest: asked.artifact_digest.clone() };
-        self.ask(event, &asked.task_id, input, asked.comment.as_deref()).await
+        let act = Act::Approve { digest: asked.artifact_digest.clone() };
+        self.ask(event, &asked.task_id, act, &asked.approved_by, asked.comment.as_deref()).await
     }
 
     pub(super) async fn discard(
@@ -25,8 +27,7 @@ impl Batch<'_> {
         event: &Admitted,
         asked: &TaskDiscarded,
     ) -> Result<Verdict, StoreError> {
-        let input = Input::Discard { by: asked.discarded_by.clone() };
-        self.ask(event, &asked.task_id, input, asked.comment.as_deref()).await
+        self.ask(event, &asked.task_id, Act::Discard, &asked.discarded_by, asked.comment.as_deref()).await
     }
 
     pub(super) async fn cancel(
@@ -34,68 +35,29 @@ impl Batch<'_> {
         event: &Admitted,
         asked: &TaskCancelRequested,
     ) -> Result<Verdict, StoreError> {
-        let input = Input::Cancel { by: asked.requested_by.clone(), force: asked.force.unwrap_or(false) };
-        self.ask(event, &asked.task_id, input, None).await
+        let act = Act::Cancel { force: asked.force.unwrap_or(false) };
+        self.ask(event, &asked.task_id, act, &asked.requested_by, None).await
     }
 
     async fn ask(
         &mut self,
         event: &Admitted,
         task_id: &TaskId,
-        input: Input,
+        act: Act,
+        by: &str,
         comment: Option<&str>,
     ) -> Result<Verdict, StoreError> {
-        let named = Named { task_id: task_id.clone(), attempt: None, input };
-        let mut applier = Applier::load(self.db, self.transaction, std::slice::from_ref(&named)).await?;
-        let applied = applier.decide(&named);
-        applier.finish().await?;
-        let Some(decision) = &applied.decision else {
-            return Ok(Verdict::Hold(unknown_task(task_id)));
-        };
-        Ok(match &decision.verdict {
-            Decided::Changed(after) => {
+        let detail = json!({ "comment": comment, "event": event.key.id, "source": event.key.source });
+        let asked = Asked { task_id: task_id.clone(), act, by: by.to_owned(), detail };
+        Ok(match act_in(self.db, self.transaction, &asked).await? {
+            Acted::Changed(after) => {
                 self.pools.insert(after.task.pool.clone());
-                self.note(event, &named, comment).await?;
-                Verdict::Accepted(accepted(event, after))
+                Verdict::Accepted(accepted(event, &after))
             }
-            Decided::Unchanged => match &applied.before {
-                Some(before) => Verdict::Accepted(accepted(event, before)),
-                None => Verdict::Hold(unknown_task(task_id)),
-            },
-            Decided::Refused(refusal) => Verdict::Rejected(rejection(task_id, refusal)),
+            Acted::Unchanged(before) => Verdict::Accepted(accepted(event, &before)),
+            Acted::Refused(refusal) => Verdict::Rejected(rejection(task_id, &refusal)),
+            Acted::UnknownTask => Verdict::Hold(unknown_task(task_id)),
         })
-    }
-
-    async fn note(&self, event: &Admitted, named: &Named, comment: Option<&str>) -> Result<(), StoreError> {
-        let (what, by) = match &named.input {
-            Input::Approve { by, .. } => ("approved", by),
-            Input::Discard { by } => ("discarded", by),
-            Input::Cancel { by, force: false } => ("cancel requested", by),
-            Input::Cancel { by, force: true } => ("cancel requested with force", by),
-            Input::Due { .. }
-            | Input::Promote
-            | Input::Assign(_)
-            | Input::Returned { .. }
-            | Input::Ask { .. }
-            | Input::Started { .. }
-            | Input::Outcome { .. }
-            | Input::SessionEnded { .. }
-            | Input::NotListed
-            | Input::Revoke { .. }
-            | Input::DeadlinePassed
-            | Input::QueueTimeout
-            | Input::ApprovalExpired
-            | Input::Resolve { .. }
-            | Input::RetryNow => return Ok(()),
-        };
-        let detail = serde_json::json!({ "by": by, "comment": comment, "event": event.key.id, "source": event.key.source });
-        self.transaction
-            .execute(
-                "INSERT INTO task_notes (task_id, at, what, detail) VALUES ($1, now(), $2, $3)",
-                &[&named.task_id.as_str(), &what, &detail],
-            )
-            .await?;
-        Ok(())
     }
 }
 

@@ -102,6 +102,17 @@ impl Scenario {
         Launch::agent(self, id)
     }
 
+    /// Runs a command of an operator to its end, and gives what it prints; a command that fails is an error with what it said.
+    ///
+    /// # Errors
+    /// When it cannot be run, or fails.
+    pub fn operator(&self, arguments: &[&str]) -> anyhow::Result<Vec<u8>> {
+        let output = self.dispatcher("operator").run(arguments)?;
+        let (said, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        anyhow::ensure!(output.status.success(), "dispatcher {}: {told}{said}", arguments.join(" "));
+        Ok(output.stdout)
+    }
+
     /// A publisher of events.
     ///
     /// # Errors
