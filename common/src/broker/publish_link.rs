@@ -3,12 +3,13 @@
 //! A single task writes, because the client library numbers a publish and queues its frames in two steps: two tasks
 //! publishing on one channel could swap their confirms.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
@@ -92,7 +93,7 @@ impl PublishLink {
         self.generation = session.generation();
         reconnect.came_up(Instant::now());
         self.state.up(self.generation);
-        let mut flight = Flight::new(channel, self.next_no);
+        let mut flight = Flight::new(channel, self.next_no, self.config.confirm_timeout);
         let ended = self.serve(&mut flight, events).await;
         self.next_no = flight.next_no;
         match ended {
@@ -108,14 +109,22 @@ impl PublishLink {
 
     async fn serve(&mut self, flight: &mut Flight, mut events: SessionEvents) -> Result<(), Fault> {
         loop {
+            let due = flight.confirm_due();
             tokio::select! {
                 biased;
                 event = events.next() => match event {
-                    SessionEvent::Blocked(reason) => self.state.blocked(self.generation, reason),
-                    SessionEvent::Unblocked => self.state.unblocked(self.generation),
+                    SessionEvent::Blocked(reason) => {
+                        flight.clock.blocked();
+                        self.state.blocked(self.generation, reason);
+                    }
+                    SessionEvent::Unblocked => {
+                        flight.clock.unblocked(Instant::now());
+                        self.state.unblocked(self.generation);
+                    }
                     SessionEvent::Lost(fault) => return Err(fault),
                 },
                 batch = Answers(&mut flight.answers), if !flight.answers.is_empty() => flight.settle(batch)?,
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => return Err(Fault::local("the broker did not confirm a publish in time")),
                 request = self.requests.recv() => match request {
                     Some(request) => {
                         flight.write(request);
@@ -150,29 +159,64 @@ struct Pending {
     written: Instant,
 }
 
+/// Until when a confirm is waited for. While the broker has blocked the connection, nothing is confirmed and nothing is wrong.
+struct ConfirmClock {
+    timeout: Duration,
+    /// Since when the broker reads; none while it does not.
+    reads_since: Option<Instant>,
+}
+
+impl ConfirmClock {
+    const fn new(timeout: Duration, now: Instant) -> Self {
+        Self { timeout, reads_since: Some(now) }
+    }
+
+    const fn blocked(&mut self) {
+        self.reads_since = None;
+    }
+
+    const fn unblocked(&mut self, now: Instant) {
+        self.reads_since = Some(now);
+    }
+
+    fn due(&self, written: Instant) -> Option<Instant> {
+        Some(self.reads_since?.max(written) + self.timeout)
+    }
+}
+
 /// Everything in flight on one channel.
 struct Flight {
     channel: Channel,
     next_no: PublishNo,
     answers: FuturesUnordered<Answer>,
-    pending: HashMap<PublishNo, Pending>,
+    /// By number, so the first is the one that waits longest.
+    pending: BTreeMap<PublishNo, Pending>,
     book: ConfirmBook,
+    clock: ConfirmClock,
 }
 
 impl Flight {
-    fn new(channel: Channel, next_no: PublishNo) -> Self {
+    fn new(channel: Channel, next_no: PublishNo, confirm_timeout: Duration) -> Self {
         Self {
             channel,
             next_no,
             answers: FuturesUnordered::new(),
-            pending: HashMap::new(),
+            pending: BTreeMap::new(),
             book: ConfirmBook::default(),
+            clock: ConfirmClock::new(confirm_timeout, Instant::now()),
         }
     }
 
-    /// Queues the message's frames, unless its caller has given up.
+    /// When the broker will have owed a confirm for too long. Whether it has the message cannot be known on this connection then, so
+    /// the connection must end before anybody may send a copy (protocol B2).
+    fn confirm_due(&self) -> Option<Instant> {
+        let (_, oldest) = self.pending.first_key_value()?;
+        self.clock.due(oldest.written)
+    }
+
+    /// Queues the message's frames, unless its caller has given up or its time to be written has passed.
     fn write(&mut self, request: Request) {
-        if !request.stage.claim_for_writing() {
+        if request.write_by < Instant::now() || !request.stage.claim_for_writing() {
             return;
         }
         self.next_no += 1;
@@ -325,5 +369,25 @@ impl Wake for Wakes {
     fn wake_by_ref(self: &Arc<Self>) {
         self.seen.store(true, Ordering::SeqCst);
         self.parent.wake_by_ref();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_in_which_the_broker_does_not_read_is_not_held_against_it() {
+        let (begun, timeout) = (Instant::now(), Duration::from_secs(30));
+        let mut clock = ConfirmClock::new(timeout, begun);
+        let written = begun + Duration::from_secs(1);
+        assert_eq!(clock.due(written), Some(written + timeout));
+        clock.blocked();
+        assert_eq!(clock.due(written), None);
+        let unblocked = begun + Duration::from_secs(3_600);
+        clock.unblocked(unblocked);
+        assert_eq!(clock.due(written), Some(unblocked + timeout));
+        let later = unblocked + Duration::from_secs(1);
+        assert_eq!(clock.due(later), Some(later + timeout));
     }
 }

@@ -145,6 +145,24 @@ impl Publisher {
         outcomes
     }
 
+    /// As [`publish_pipelined`](Self::publish_pipelined), for messages of which at most one copy may be outstanding. What was not
+    /// written by `write_by` is never sent. What was written is waited for until the broker has answered or its connection has ended,
+    /// which the confirm timeout brings about; so after [`LostReason::Unconfirmed`] nothing is outstanding on a live connection.
+    pub async fn publish_settled(&self, messages: Vec<Outgoing>, write_by: Instant) -> Vec<PublishOutcome> {
+        let mut tickets = Vec::with_capacity(messages.len());
+        for message in messages {
+            tickets.push(self.enqueue(message, write_by).await);
+        }
+        let mut outcomes = Vec::with_capacity(tickets.len());
+        for ticket in tickets {
+            outcomes.push(match ticket {
+                Ok(ticket) => ticket.settled(write_by).await,
+                Err(lost) => lost,
+            });
+        }
+        outcomes
+    }
+
     /// Takes no more messages, waits until those in flight are confirmed but not longer than `timeout`, and closes
     /// the connection. Returns false when the time was not enough; what was in flight is then lost.
     pub async fn close(&self, timeout: Duration) -> bool {
@@ -171,7 +189,8 @@ impl Publisher {
         }
         let (reply, outcome) = oneshot::channel();
         let stage = Arc::new(Stage::default());
-        let request = Request { message, reply, stage: Arc::clone(&stage), _permit: permit };
+        let request =
+            Request { message, reply, stage: Arc::clone(&stage), write_by: deadline, _permit: permit };
         let state = self.shared.state.clone();
         match self.shared.requests.send(request) {
             Ok(()) => Ok(Ticket { outcome, stage, state }),
@@ -207,6 +226,8 @@ pub(super) struct Request {
     pub(super) message: Outgoing,
     pub(super) reply: oneshot::Sender<PublishOutcome>,
     pub(super) stage: Arc<Stage>,
+    /// Not to be written after this.
+    pub(super) write_by: Instant,
     /// The place in the window, kept until the broker has answered or the connection is gone.
     pub(super) _permit: OwnedSemaphorePermit,
 }
@@ -251,6 +272,22 @@ impl Ticket {
         }
         // The answer may have come between the deadline and here.
         self.outcome.try_recv().unwrap_or(PublishOutcome::Lost(LostReason::Unconfirmed(why)))
+    }
+
+    /// Gives up what is not written by `write_by`, and waits for the fate of what is.
+    async fn settled(mut self, write_by: Instant) -> PublishOutcome {
+        let ended = match timeout_at(write_by, &mut self.outcome).await {
+            Ok(ended) => ended,
+            Err(_) if self.stage.abandon() => {
+                return not_sent(&format!("not written in time; {}", describe(&self.state.borrow())));
+            }
+            Err(_) => (&mut self.outcome).await,
+        };
+        match ended {
+            Ok(outcome) => outcome,
+            Err(_) if self.stage.abandon() => not_sent("the publisher ended"),
+            Err(_) => PublishOutcome::Lost(LostReason::Unconfirmed("the publisher ended".to_owned())),
+        }
     }
 }
 

@@ -86,6 +86,47 @@ async fn what_was_in_flight_when_the_connection_was_cut_is_lost_and_publishing_g
 }
 
 #[tokio::test]
+async fn a_publish_that_is_not_confirmed_in_time_ends_its_connection_before_it_is_called_lost() {
+    let queue = Queue::new("unconfirmed").await;
+    let proxy = Proxy::start(&url()).await;
+    let config = BrokerConfig { confirm_timeout: Duration::from_secs(2), ..config_for(proxy.url()) };
+    let publisher = publisher(&config).await;
+    proxy.hold_answers();
+    let state = publisher.state();
+    let soon = tokio::time::Instant::now() + Duration::from_millis(100);
+    let settled = publisher.publish_settled(vec![queue.message("marker-unconfirmed")], soon);
+    let watch = async {
+        proxy.saw("marker-unconfirmed").await;
+        // Nothing cuts this connection but the publisher itself.
+        wait_for(state.clone(), |state| !state.is_up()).await
+    };
+    let (outcomes, ended) = within(async { tokio::join!(settled, watch) }).await;
+    assert!(matches!(outcomes[0], PublishOutcome::Lost(LostReason::Unconfirmed(_))), "{outcomes:?}");
+    assert!(
+        matches!(&ended, ConnectionState::Down { reason, .. } if reason.contains("did not confirm")),
+        "{ended:?}"
+    );
+    proxy.cut();
+    assert_eq!(within(publisher.publish(queue.message("next"))).await, PublishOutcome::Acked);
+    queue.delete().await;
+}
+
+#[tokio::test]
+async fn what_is_not_written_by_its_time_is_never_sent() {
+    let queue = Queue::new("write-by").await;
+    let publisher = publisher(&config()).await;
+    let past = tokio::time::Instant::now() - Duration::from_millis(1);
+    let outcomes = within(publisher.publish_settled(vec![queue.message("stale")], past)).await;
+    assert!(matches!(outcomes[0], PublishOutcome::Lost(LostReason::NotSent(_))), "{outcomes:?}");
+    let later = tokio::time::Instant::now() + PATIENCE;
+    let outcomes = within(publisher.publish_settled(vec![queue.message("fresh")], later)).await;
+    assert_eq!(outcomes, [PublishOutcome::Acked]);
+    let counts = queue_counts(&queue.session, &queue.name).await.unwrap().unwrap();
+    assert_eq!(counts.messages, 1);
+    queue.delete().await;
+}
+
+#[tokio::test]
 async fn without_a_connection_a_publish_waits_and_then_says_that_nothing_was_sent() {
     let queue = Queue::new("down").await;
     let proxy = Proxy::start(&url()).await;
