@@ -18,7 +18,7 @@ use switchyard_dispatcher::intake::command::Verdict;
 use switchyard_dispatcher::pass::run_once;
 use switchyard_dispatcher::schedule::WaitingOn;
 use switchyard_dispatcher::store::intake::{IntakeRules, store};
-use switchyard_dispatcher::store::route::dispatches;
+use switchyard_dispatcher::store::route::{Publish, claim_resends, dispatches};
 use switchyard_dispatcher::store::view::{TaskFilter, tasks};
 use switchyard_dispatcher::store::{Applier, Named};
 use switchyard_tests::harness::database::TestDatabase;
@@ -107,21 +107,19 @@ async fn incident_13_nothing_can_be_sent_of_an_assignment_before_it_is_committed
         lease: LeaseToken(Uuid::new_v4()),
     };
     let input = [Named { task_id: task_id("t"), attempt: None, input: Input::Assign(to) }];
-    let key = [AttemptKey { task_id: task_id("t"), attempt: 1 }];
-    let (db, input, keys) = (&database.db, &input, &key);
-    let publisher = database.another_replica();
-    let publisher = &publisher;
+    let first = [Publish::first(AttemptKey { task_id: task_id("t"), attempt: 1 })];
+    let (db, input, first) = (&database.db, &input, &first);
     db.transaction(|transaction| async move {
         let mut applier = Applier::load(db, &transaction, input).await?;
         applier.decide(&input[0]);
         applier.finish().await?;
-        // Written, not committed: whoever reads it to send it finds nothing.
-        assert!(dispatches(publisher, keys).await?.is_empty());
+        // Written, not committed: whoever reads it to send it, on another connection, finds nothing.
+        assert!(dispatches(db, first).await?.is_empty());
         Ok(())
     })
     .await
     .expect("assigned");
-    let sent = dispatches(publisher, keys).await.expect("read");
+    let sent = dispatches(db, first).await.expect("read");
     let assignment = &sent[0].assignment;
     assert_eq!((&assignment.agent, assignment.session), (&agent.agent.agent, agent.session));
 }
@@ -136,8 +134,9 @@ async fn incident_16_an_apply_carries_the_approved_plan_whoever_sends_it() {
     assert_eq!(pass(&database).await, ["t"]);
     // A dispatcher that was started later knows nothing but the rows.
     let restarted = database.another_replica();
-    let sent =
-        dispatches(&restarted, &[AttemptKey { task_id: task_id("t"), attempt: 2 }]).await.expect("read");
+    let lost = Publish::first(AttemptKey { task_id: task_id("t"), attempt: 2 });
+    let claimed = claim_resends(&restarted, &[lost]).await.expect("taken over");
+    let sent = dispatches(&restarted, &claimed).await.expect("read");
     let (assignment, parts) = (&sent[0].assignment, &sent[0].parts);
     assert_eq!(assignment.inputs, manifest);
     assert_eq!(assignment.approval.as_ref().map(|approval| &approval.digest), Some(&manifest.digest()));

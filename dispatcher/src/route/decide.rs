@@ -8,6 +8,9 @@ const RESEND_INITIAL: Duration = Duration::from_millis(100);
 const RESEND_MAX: Duration = Duration::from_secs(10);
 /// A replica whose own heartbeat row is older than this no longer looks after what it published (protocol B2).
 pub const REPLICA_STALE_AFTER: Duration = Duration::from_millis(1_500);
+/// An assignment is written to the broker within this time of the moment at which the database made this replica its publisher, or not
+/// at all: nobody else takes over a publish that is younger than [`REPLICA_STALE_AFTER`], so whoever writes is still the publisher.
+pub const SEND_WITHIN: Duration = Duration::from_secs(1);
 /// Confirms are recorded only for attempts that are still open after this time (protocol B2).
 pub const CONFIRM_RECORD_AFTER: Duration = Duration::from_secs(1);
 /// An own publish that is still unconfirmed after this time, and that the replica does not know of, was forgotten: the answer to its
@@ -56,6 +59,12 @@ pub fn after_publish(assignment: Delivery, parts: &[Delivery], tries: u32, jitte
     }
 }
 
+/// How long a publish that the database made this replica's `age` ago may still be written; none when it must be claimed anew.
+#[must_use]
+pub fn may_send_for(age: Duration) -> Option<Duration> {
+    SEND_WITHIN.checked_sub(age).filter(|left| !left.is_zero())
+}
+
 /// Doubles with each try; the upper half is spread by `jitter` (0 to 1).
 #[must_use]
 pub fn resend_delay(tries: u32, jitter: f64) -> Duration {
@@ -74,6 +83,16 @@ mod tests {
         let part_returned = after_publish(Delivery::Acked, &[Delivery::Returned], 1, 1.0);
         assert_eq!(part_returned, Next::Resend { after: RESEND_INITIAL });
         assert_eq!(after_publish(Delivery::Acked, &[Delivery::Acked], 1, 1.0), Next::Confirmed);
+    }
+
+    #[test]
+    fn a_publish_may_be_written_only_while_nobody_else_can_take_it_over() {
+        assert!(SEND_WITHIN < REPLICA_STALE_AFTER);
+        assert_eq!(may_send_for(Duration::ZERO), Some(SEND_WITHIN));
+        let moment = Duration::from_nanos(1);
+        assert_eq!(may_send_for(SEND_WITHIN - moment), Some(moment));
+        assert_eq!(may_send_for(SEND_WITHIN), None);
+        assert_eq!(may_send_for(Duration::MAX), None);
     }
 
     #[test]

@@ -7,4 +7,4 @@ pub mod decide;
 pub mod message;
 pub mod run;
 
-pub use decide::{Delivery, Next, after_publish, resend_delay};
+pub use decide::{Delivery, Next, after_publish, may_send_for, resend_delay};

@@ -13,12 +13,13 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::decide::{
-    CONFIRM_RECORD_AFTER, Delivery, FORGOTTEN_AFTER, Next, REPLICA_STALE_AFTER, after_publish,
+    CONFIRM_RECORD_AFTER, Delivery, FORGOTTEN_AFTER, Next, REPLICA_STALE_AFTER, SEND_WITHIN, after_publish,
+    may_send_for,
 };
 use super::message::messages;
 use crate::pass::Wake;
 use crate::store::route::{
-    Dispatch, Resend, claim_resends, dispatches, orphaned, record_confirms, unconfirmed_own,
+    Dispatch, Publish, claim_resends, dispatches, orphaned, record_confirms, unconfirmed_own,
 };
 use crate::store::{self, Db, Named};
 
@@ -42,10 +43,10 @@ pub struct Router {
     pub wake: Wake,
 }
 
-/// An attempt to publish, and how often this replica has published it.
+/// What is to be published, and how often this replica has published it, this time included.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Job {
-    key: AttemptKey,
+    publish: Publish,
     tries: u32,
 }
 
@@ -53,7 +54,7 @@ struct Job {
 #[derive(Debug, Default)]
 struct BatchEnd {
     keys: Vec<AttemptKey>,
-    resends: Vec<(Instant, Resend, u32)>,
+    resends: Vec<(Instant, Publish, u32)>,
     confirmed: Vec<AttemptKey>,
 }
 
@@ -61,13 +62,13 @@ struct BatchEnd {
 #[derive(Debug, Default)]
 struct Books {
     in_flight: HashSet<AttemptKey>,
-    waiting: Vec<(Instant, Resend, u32)>,
+    waiting: Vec<(Instant, Publish, u32)>,
     confirmed: Vec<(Instant, AttemptKey)>,
 }
 
 impl Books {
     fn begins(&mut self, jobs: &[Job]) {
-        self.in_flight.extend(jobs.iter().map(|job| job.key.clone()));
+        self.in_flight.extend(jobs.iter().map(|job| job.publish.key.clone()));
     }
 
     fn ends(&mut self, end: BatchEnd) {
@@ -81,7 +82,7 @@ impl Books {
 
     fn knows(&self, key: &AttemptKey) -> bool {
         self.in_flight.contains(key)
-            || self.waiting.iter().any(|(_, resend, _)| resend.key == *key)
+            || self.waiting.iter().any(|(_, publish, _)| publish.key == *key)
             || self.confirmed.iter().any(|(_, confirmed)| confirmed == key)
     }
 }
@@ -98,7 +99,8 @@ impl Router {
             tokio::select! {
                 batch = handed_over.recv(), if has_room => match batch {
                     Some(keys) => {
-                        let jobs: Vec<Job> = keys.into_iter().map(|key| Job { key, tries: 1 }).collect();
+                        let first = |key| Job { publish: Publish::first(key), tries: 1 };
+                        let jobs: Vec<Job> = keys.into_iter().map(first).collect();
                         books.begins(&jobs);
                         in_flight.push(self.publish(jobs));
                     }
@@ -124,13 +126,16 @@ impl Router {
     }
 
     /// Repeats whose time has come, publishes of replicas that are gone, and our own that we do not know of. `publish_no` is raised
-    /// before anything is sent.
+    /// before anything is sent. Without a broker that reads nothing is claimed: another replica may have one.
     async fn due(&self, books: &mut Books) -> Vec<Job> {
+        if !self.publisher.state().borrow().is_up() {
+            return Vec::new();
+        }
         let now = Instant::now();
         let (mut due, later): (Vec<_>, Vec<_>) =
             std::mem::take(&mut books.waiting).into_iter().partition(|(at, ..)| *at <= now);
         books.waiting = later;
-        due.extend(self.forgotten(books, &due).await.into_iter().map(|resend| (now, resend, 0)));
+        due.extend(self.forgotten(books, &due).await.into_iter().map(|publish| (now, publish, 0)));
         match orphaned(&self.db, REPLICA_STALE_AFTER).await {
             Ok(orphans) => {
                 if !orphans.is_empty() {
@@ -141,26 +146,28 @@ impl Router {
                     metrics::counter!("switchyard_publishes_taken_over_total")
                         .increment(orphans.len() as u64);
                 }
-                due.extend(orphans.into_iter().map(|resend| (now, resend, 0)));
+                due.extend(orphans.into_iter().map(|publish| (now, publish, 0)));
             }
             Err(error) => tracing::warn!(%error, "orphaned publishes cannot be looked for"),
         }
         if due.is_empty() {
             return Vec::new();
         }
-        let resends: Vec<Resend> = due.iter().map(|(_, resend, _)| resend.clone()).collect();
-        match claim_resends(&self.db, &resends).await {
-            Ok(open) => {
+        let given_up: Vec<Publish> = due.iter().map(|(_, publish, _)| publish.clone()).collect();
+        match claim_resends(&self.db, &given_up).await {
+            Ok(claimed) => {
                 let tries = |key: &AttemptKey| {
-                    due.iter().find(|(_, resend, _)| resend.key == *key).map_or(1, |(_, _, tries)| tries + 1)
+                    due.iter()
+                        .find(|(_, publish, _)| publish.key == *key)
+                        .map_or(1, |(_, _, tries)| tries + 1)
                 };
-                open.into_iter().map(|key| Job { tries: tries(&key), key }).collect()
+                claimed.into_iter().map(|publish| Job { tries: tries(&publish.key), publish }).collect()
             }
             Err(error) => {
                 tracing::warn!(%error, "repeated publishes cannot be claimed; they are tried again");
                 books
                     .waiting
-                    .extend(due.into_iter().map(|(_, resend, tries)| (now + STORE_WAIT, resend, tries)));
+                    .extend(due.into_iter().map(|(_, publish, tries)| (now + STORE_WAIT, publish, tries)));
                 Vec::new()
             }
         }
@@ -168,11 +175,11 @@ impl Router {
 
     /// Assignments that this replica has committed, but does not look after: the answer to the commit was lost, or the memory of it
     /// was. Nobody else will send them, because this replica is alive.
-    async fn forgotten(&self, books: &Books, due: &[(Instant, Resend, u32)]) -> Vec<Resend> {
-        let is_due = |key: &AttemptKey| due.iter().any(|(_, resend, _)| resend.key == *key);
+    async fn forgotten(&self, books: &Books, due: &[(Instant, Publish, u32)]) -> Vec<Publish> {
+        let is_due = |key: &AttemptKey| due.iter().any(|(_, publish, _)| publish.key == *key);
         match unconfirmed_own(&self.db, FORGOTTEN_AFTER).await {
             Ok(mut own) => {
-                own.retain(|resend| !books.knows(&resend.key) && !is_due(&resend.key));
+                own.retain(|publish| !books.knows(&publish.key) && !is_due(&publish.key));
                 if !own.is_empty() {
                     tracing::warn!(
                         count = own.len(),
@@ -189,16 +196,27 @@ impl Router {
         }
     }
 
-    /// Publishes one batch and says what follows for each of it.
+    /// Publishes one batch and says what follows for each of it. What the database does not name this replica as the publisher of is not
+    /// sent; what it cannot write soon after the database said so is claimed anew first (protocol B2).
     async fn publish(&self, jobs: Vec<Job>) -> BatchEnd {
-        let keys: Vec<AttemptKey> = jobs.iter().map(|job| job.key.clone()).collect();
-        let tries_of: HashMap<AttemptKey, u32> = jobs.into_iter().map(|job| (job.key, job.tries)).collect();
-        let dispatches = self.read(&keys).await;
+        let keys: Vec<AttemptKey> = jobs.iter().map(|job| job.publish.key.clone()).collect();
+        let mut end = BatchEnd { keys, ..BatchEnd::default() };
+        let (dispatches, asked_at) = self.read(&jobs).await;
+        note_not_sent(jobs.len() - dispatches.len());
+        let tries_of: HashMap<AttemptKey, u32> =
+            jobs.into_iter().map(|job| (job.publish.key, job.tries)).collect();
+        let tries = |assignment: &Assignment| tries_of.get(&assignment.key()).copied().unwrap_or(1);
+        let mut write_by = asked_at + SEND_WITHIN;
         let mut outgoing = Vec::new();
         let mut spans: Vec<(Assignment, u32, usize)> = Vec::with_capacity(dispatches.len());
         for dispatch in dispatches {
             let assignment = dispatch.assignment.clone();
-            let tries = tries_of.get(&assignment.key()).copied().unwrap_or(1);
+            let tries = tries(&assignment);
+            let Some(left) = may_send_for(dispatch.age) else {
+                end.resends.push((Instant::now(), publish_of(&assignment), tries.saturating_sub(1)));
+                continue;
+            };
+            write_by = write_by.min(asked_at + left);
             match messages(&self.namespace, dispatch) {
                 Ok(messages) => {
                     spans.push((assignment, tries, messages.len()));
@@ -210,40 +228,27 @@ impl Router {
                 }
             }
         }
-        let mut outcomes = self.publisher.publish_pipelined(outgoing).await.into_iter();
-        let mut end = BatchEnd { keys, ..BatchEnd::default() };
-        let mut returned = Vec::new();
-        for (assignment, tries, count) in spans {
-            let mut deliveries: Vec<Delivery> = outcomes.by_ref().take(count).map(|o| delivery(&o)).collect();
-            let own = deliveries.pop().unwrap_or(Delivery::Unknown);
-            let next = after_publish(own, &deliveries, tries, rand::random());
-            narrate(&assignment, tries, own, next);
-            match next {
-                Next::Confirmed => end.confirmed.push(assignment.key()),
-                Next::TellReturned => returned.push(assignment),
-                Next::Resend { after } => end.resends.push((
-                    Instant::now() + after,
-                    Resend { key: assignment.key(), publish_no: assignment.publish_no },
-                    tries,
-                )),
-            }
-        }
+        let outcomes = self.publisher.publish_settled(outgoing, write_by).await;
+        let returned = sort_out(spans, outcomes, &mut end);
         self.tell_returned(&returned).await;
         end
     }
 
-    /// Reads contents until the database answers: the assignments are committed, so they must go out, here or from another replica.
-    async fn read(&self, keys: &[AttemptKey]) -> Vec<Dispatch> {
+    /// Reads contents until the database answers, and says when it was asked: the assignments are committed, so they must go out, here
+    /// or from another replica.
+    async fn read(&self, jobs: &[Job]) -> (Vec<Dispatch>, Instant) {
+        let publishes: Vec<Publish> = jobs.iter().map(|job| job.publish.clone()).collect();
         loop {
-            match dispatches(&self.db, keys).await {
-                Ok(dispatches) => return dispatches,
+            let asked_at = Instant::now();
+            match dispatches(&self.db, &publishes).await {
+                Ok(dispatches) => return (dispatches, asked_at),
                 Err(error) if error.is_transient() => {
                     tracing::warn!(%error, "assignments cannot be read; trying again");
                     tokio::time::sleep(STORE_WAIT).await;
                 }
                 Err(error) => {
-                    tracing::error!(%error, count = keys.len(), "assignments cannot be read");
-                    return Vec::new();
+                    tracing::error!(%error, count = jobs.len(), "assignments cannot be read");
+                    return (Vec::new(), asked_at);
                 }
             }
         }
@@ -300,6 +305,45 @@ const CONFIRMS_WAITING_MAX_COUNT: usize = 100_000;
 
 const fn bounded(confirmed: &[(Instant, AttemptKey)]) -> bool {
     confirmed.len() < CONFIRMS_WAITING_MAX_COUNT
+}
+
+/// What follows for each assignment of a batch; gives back those that were returned.
+fn sort_out(
+    spans: Vec<(Assignment, u32, usize)>,
+    outcomes: Vec<PublishOutcome>,
+    end: &mut BatchEnd,
+) -> Vec<Assignment> {
+    let mut outcomes = outcomes.into_iter();
+    let mut returned = Vec::new();
+    for (assignment, tries, count) in spans {
+        let mut deliveries: Vec<Delivery> = outcomes.by_ref().take(count).map(|o| delivery(&o)).collect();
+        let own = deliveries.pop().unwrap_or(Delivery::Unknown);
+        let next = after_publish(own, &deliveries, tries, rand::random());
+        narrate(&assignment, tries, own, next);
+        match next {
+            Next::Confirmed => end.confirmed.push(assignment.key()),
+            Next::TellReturned => returned.push(assignment),
+            Next::Resend { after } => {
+                end.resends.push((Instant::now() + after, publish_of(&assignment), tries));
+            }
+        }
+    }
+    returned
+}
+
+fn publish_of(assignment: &Assignment) -> Publish {
+    Publish { key: assignment.key(), publish_no: assignment.publish_no }
+}
+
+/// Attempts that ended before they were sent, or that another replica publishes now.
+fn note_not_sent(count: usize) {
+    if count > 0 {
+        metrics::counter!("switchyard_publishes_fenced_total").increment(count as u64);
+        tracing::debug!(
+            count,
+            "assignments are not sent: they have ended, or another replica publishes them"
+        );
+    }
 }
 
 const fn delivery(outcome: &PublishOutcome) -> Delivery {

@@ -15,6 +15,23 @@ use super::error::StoreError;
 use super::rows::{count, parsed};
 use super::save::int;
 
+/// One publish of an attempt: only the replica that the database names as its publisher, under this very number, may send it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publish {
+    /// The attempt.
+    pub key: AttemptKey,
+    /// The number of the publish.
+    pub publish_no: u32,
+}
+
+impl Publish {
+    /// The publish that was committed with the attempt.
+    #[must_use]
+    pub const fn first(key: AttemptKey) -> Self {
+        Self { key, publish_no: 1 }
+    }
+}
+
 /// An assignment with the parts that travel ahead of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dispatch {
@@ -22,33 +39,48 @@ pub struct Dispatch {
     pub parts: Vec<InputPart>,
     /// The assignment.
     pub assignment: Assignment,
+    /// How long this replica has been its publisher, by the database clock.
+    pub age: Duration,
 }
 
 const CONTENT: &str = "SELECT a.task_id, a.attempt, a.step AS attempt_step, a.lease_token, a.session, a.pool_id, a.agent_id, a.publish_no, \
         a.run_timeout_ms, t.workspace_id, t.kind, t.exclusive, t.steps::text AS steps, t.payload, t.traceparent, \
-        t.approved_by, t.approved_at, t.approved_digest, t.artifact_attempt, m.manifest, f.epoch \
-    FROM unnest($1::text[], $2::integer[]) u(task_id, attempt) \
+        t.approved_by, t.approved_at, t.approved_digest, t.artifact_attempt, m.manifest, f.epoch, \
+        greatest(extract(epoch FROM clock_timestamp() - a.published_at), 0)::double precision AS age \
+    FROM unnest($1::text[], $2::integer[], $3::integer[]) u(task_id, attempt, publish_no) \
     JOIN attempts a ON a.task_id = u.task_id AND a.attempt = u.attempt AND a.ended_at IS NULL \
+        AND a.published_by = $4 AND a.publish_no = u.publish_no \
     JOIN tasks t ON t.task_id = a.task_id \
     LEFT JOIN artifacts m ON m.task_id = t.task_id AND m.attempt = t.artifact_attempt AND a.step > 0 \
     CROSS JOIN fence f";
 
-/// Reads the content of open attempts. Ended ones are left out: nothing is sent for them any more.
-pub async fn dispatches(db: &Db, keys: &[AttemptKey]) -> Result<Vec<Dispatch>, StoreError> {
+/// Reads the content of open attempts whose publisher is this replica, under the number given. Others are left out: nothing is sent
+/// for an attempt that has ended, and nothing by a replica that was taken over (protocol B2). One that cannot be read is left out as
+/// well, loudly: it must not hold up the rest.
+pub async fn dispatches(db: &Db, publishes: &[Publish]) -> Result<Vec<Dispatch>, StoreError> {
     let connection = db.connection().await?;
     let statement = connection.prepare_cached(CONTENT).await?;
-    let (ids, numbers) = split_keys(keys);
-    let rows = connection.query(&statement, &[&ids, &numbers]).await?;
+    let (ids, numbers, publish_numbers) = split(publishes);
+    let rows = connection.query(&statement, &[&ids, &numbers, &publish_numbers, &db.replica]).await?;
     let mut dispatches = Vec::with_capacity(rows.len());
     for row in &rows {
-        let assignment = assignment(db, row)?;
+        let assignment = match assignment(db, row) {
+            Ok(assignment) => assignment,
+            Err(error) => {
+                let (task_id, attempt): (&str, i32) = (row.get("task_id"), row.get("attempt"));
+                tracing::error!(task_id, attempt, %error, "an assignment cannot be read; it is tried again later");
+                metrics::counter!("switchyard_unreadable_rows_total", "part" => "route").increment(1);
+                continue;
+            }
+        };
         let parts = match row.get::<_, Option<i32>>("artifact_attempt") {
             Some(source) if !assignment.inputs.0.is_empty() => {
                 input_parts(&connection, &assignment, source).await?
             }
             Some(_) | None => Vec::new(),
         };
-        dispatches.push(Dispatch { parts, assignment });
+        let age = Duration::try_from_secs_f64(row.get("age")).unwrap_or(Duration::MAX);
+        dispatches.push(Dispatch { parts, assignment, age });
     }
     Ok(dispatches)
 }
@@ -124,31 +156,22 @@ async fn input_parts(
         .collect()
 }
 
-/// A publish that is about to be repeated.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Resend {
-    /// The attempt.
-    pub key: AttemptKey,
-    /// The number of the publish that is given up; the fence of the claim.
-    pub publish_no: u32,
-}
-
-/// Claims attempts for another publish by this replica: `publish_no` grows before anything is sent, so that a late return of an
-/// earlier copy can never undo an assignment that somebody may have (protocol B1, B3). Returns those that are still open.
-pub async fn claim_resends(db: &Db, resends: &[Resend]) -> Result<Vec<AttemptKey>, StoreError> {
+/// Claims publishes that are given up for another one by this replica: `publish_no` grows before anything is sent, so that a late
+/// return of an earlier copy can never undo an assignment that somebody may have, and whoever was the publisher finds that it is no
+/// longer (protocol B1 to B3). Returns those that are still open, with their new numbers.
+pub async fn claim_resends(db: &Db, given_up: &[Publish]) -> Result<Vec<Publish>, StoreError> {
     const SQL: &str = "UPDATE attempts a SET publish_no = a.publish_no + 1, published_by = $4, published_at = now() \
         FROM (SELECT x.task_id, x.attempt FROM attempts x \
               JOIN unnest($1::text[], $2::integer[], $3::integer[]) u(task_id, attempt, publish_no) \
                 ON x.task_id = u.task_id AND x.attempt = u.attempt AND x.publish_no = u.publish_no \
               WHERE x.ended_at IS NULL AND x.confirmed_at IS NULL ORDER BY x.task_id, x.attempt FOR NO KEY UPDATE OF x) c \
-        WHERE a.task_id = c.task_id AND a.attempt = c.attempt AND a.ended_at IS NULL RETURNING a.task_id, a.attempt";
+        WHERE a.task_id = c.task_id AND a.attempt = c.attempt AND a.ended_at IS NULL \
+        RETURNING a.task_id, a.attempt, a.publish_no";
     let connection = db.connection().await?;
     let statement = connection.prepare_cached(SQL).await?;
-    let ids: Vec<&str> = resends.iter().map(|resend| resend.key.task_id.as_str()).collect();
-    let numbers: Vec<i32> = resends.iter().map(|resend| int(resend.key.attempt)).collect();
-    let publishes: Vec<i32> = resends.iter().map(|resend| int(resend.publish_no)).collect();
-    let rows = connection.query(&statement, &[&ids, &numbers, &publishes, &db.replica]).await?;
-    rows.iter().map(attempt_key).collect()
+    let (ids, numbers, publish_numbers) = split(given_up);
+    let rows = connection.query(&statement, &[&ids, &numbers, &publish_numbers, &db.replica]).await?;
+    rows.iter().map(publish).collect()
 }
 
 /// Most orphaned publishes that one sweep takes over, in attempts.
@@ -156,36 +179,32 @@ const TAKE_OVER_MAX_COUNT: i64 = 500;
 
 /// Finds open, unconfirmed attempts whose publisher's own heartbeat row is stale: only then may another replica send them again
 /// (protocol B2).
-pub async fn orphaned(db: &Db, stale_after: Duration) -> Result<Vec<Resend>, StoreError> {
+pub async fn orphaned(db: &Db, stale_after: Duration) -> Result<Vec<Publish>, StoreError> {
     const SQL: &str = "SELECT a.task_id, a.attempt, a.publish_no FROM attempts a \
         WHERE a.ended_at IS NULL AND a.confirmed_at IS NULL AND a.published_by <> $1 \
           AND a.published_at < now() - $2::double precision * interval '1 second' \
           AND NOT EXISTS (SELECT 1 FROM replicas r WHERE r.replica_id = a.published_by \
               AND r.heartbeat_at > now() - $2::double precision * interval '1 second') \
         ORDER BY a.published_at LIMIT $3";
-    resends(db, SQL, stale_after).await
+    unconfirmed(db, SQL, stale_after).await
 }
 
 /// Finds open attempts that this replica published longer than `after` ago and whose confirm is not recorded. Those that it does not
 /// know of were committed without its hearing of it.
-pub async fn unconfirmed_own(db: &Db, after: Duration) -> Result<Vec<Resend>, StoreError> {
+pub async fn unconfirmed_own(db: &Db, after: Duration) -> Result<Vec<Publish>, StoreError> {
     const SQL: &str = "SELECT a.task_id, a.attempt, a.publish_no FROM attempts a \
         WHERE a.ended_at IS NULL AND a.confirmed_at IS NULL AND a.published_by = $1 \
           AND a.published_at < now() - $2::double precision * interval '1 second' \
         ORDER BY a.published_at LIMIT $3";
-    resends(db, SQL, after).await
+    unconfirmed(db, SQL, after).await
 }
 
-async fn resends(db: &Db, sql: &str, after: Duration) -> Result<Vec<Resend>, StoreError> {
+async fn unconfirmed(db: &Db, sql: &str, after: Duration) -> Result<Vec<Publish>, StoreError> {
     let connection = db.connection().await?;
     let statement = connection.prepare_cached(sql).await?;
     let rows =
         connection.query(&statement, &[&db.replica, &after.as_secs_f64(), &TAKE_OVER_MAX_COUNT]).await?;
-    rows.iter()
-        .map(|row| {
-            Ok(Resend { key: attempt_key(row)?, publish_no: count("publish_no", row.get("publish_no"))? })
-        })
-        .collect()
+    rows.iter().map(publish).collect()
 }
 
 /// Records confirms of attempts that are still open; most have ended by then, and cost nothing (protocol B2).
@@ -197,17 +216,21 @@ pub async fn record_confirms(db: &Db, keys: &[AttemptKey]) -> Result<u64, StoreE
         WHERE a.task_id = c.task_id AND a.attempt = c.attempt";
     let connection = db.connection().await?;
     let statement = connection.prepare_cached(SQL).await?;
-    let (ids, numbers) = split_keys(keys);
+    let (ids, numbers): (Vec<&str>, Vec<i32>) =
+        keys.iter().map(|key| (key.task_id.as_str(), int(key.attempt))).unzip();
     Ok(connection.execute(&statement, &[&ids, &numbers]).await?)
 }
 
-fn split_keys(keys: &[AttemptKey]) -> (Vec<&str>, Vec<i32>) {
-    keys.iter().map(|key| (key.task_id.as_str(), int(key.attempt))).unzip()
+fn split(publishes: &[Publish]) -> (Vec<&str>, Vec<i32>, Vec<i32>) {
+    let ids = publishes.iter().map(|publish| publish.key.task_id.as_str()).collect();
+    let numbers = publishes.iter().map(|publish| int(publish.key.attempt)).collect();
+    (ids, numbers, publishes.iter().map(|publish| int(publish.publish_no)).collect())
 }
 
-fn attempt_key(row: &Row) -> Result<AttemptKey, StoreError> {
-    Ok(AttemptKey {
+fn publish(row: &Row) -> Result<Publish, StoreError> {
+    let key = AttemptKey {
         task_id: parsed("task_id", row.get::<_, &str>("task_id").parse())?,
         attempt: count("attempt", row.get("attempt"))?,
-    })
+    };
+    Ok(Publish { key, publish_no: count("publish_no", row.get("publish_no"))? })
 }

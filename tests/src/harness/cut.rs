@@ -4,7 +4,8 @@ use std::net::Ipv4Addr;
 
 use anyhow::Context as _;
 use switchyard_common::guard::spawn_guarded;
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
@@ -13,6 +14,7 @@ pub struct Cut {
     /// The service's URL by this way.
     pub url: String,
     up: watch::Sender<bool>,
+    holding: watch::Sender<bool>,
 }
 
 impl Cut {
@@ -28,13 +30,19 @@ impl Cut {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("no free port")?;
         let url = format!("{}{}{}", &url[..from], listener.local_addr()?, &url[to..]);
         let (up, state) = watch::channel(true);
-        drop(spawn_guarded("cut", accept(listener, target, state)));
-        Ok(Self { url, up })
+        let (holding, held) = watch::channel(false);
+        drop(spawn_guarded("cut", accept(listener, target, state, held)));
+        Ok(Self { url, up, holding })
     }
 
     /// Closes every connection, and each new one at once.
     pub fn down(&self) {
         self.up.send_replace(false);
+    }
+
+    /// Keeps the service's answers from the program, on connections that stay up, until told otherwise.
+    pub fn hold_answers(&self, hold: bool) {
+        self.holding.send_replace(hold);
     }
 
     /// Passes on again.
@@ -43,20 +51,42 @@ impl Cut {
     }
 }
 
-async fn accept(listener: TcpListener, target: String, state: watch::Receiver<bool>) {
+async fn accept(
+    listener: TcpListener,
+    target: String,
+    state: watch::Receiver<bool>,
+    held: watch::Receiver<bool>,
+) {
     // Ends with the test: its sender is gone then.
     while state.has_changed().is_ok() {
         let Ok((client, _)) = listener.accept().await else { return };
         if *state.borrow() {
-            drop(spawn_guarded("cut-connection", pass_on(client, target.clone(), state.clone())));
+            let passing = pass_on(client, target.clone(), state.clone(), held.clone());
+            drop(spawn_guarded("cut-connection", passing));
         }
     }
 }
 
-async fn pass_on(mut client: TcpStream, target: String, mut state: watch::Receiver<bool>) {
-    let Ok(mut service) = TcpStream::connect(target).await else { return };
+async fn pass_on(
+    client: TcpStream,
+    target: String,
+    mut state: watch::Receiver<bool>,
+    held: watch::Receiver<bool>,
+) {
+    let Ok(service) = TcpStream::connect(target).await else { return };
+    let ((mut said, heard), (answers, mut asked)) = (client.into_split(), service.into_split());
     tokio::select! {
-        _ = copy_bidirectional(&mut client, &mut service) => {}
+        _ = copy(&mut said, &mut asked) => {}
+        () = answer(answers, heard, held) => {}
         _ = state.wait_for(|up| !up) => {}
+    }
+}
+
+async fn answer(mut answers: OwnedReadHalf, mut heard: OwnedWriteHalf, mut held: watch::Receiver<bool>) {
+    let mut bytes = vec![0; 16 * 1024];
+    while let Ok(count @ 1..) = answers.read(&mut bytes).await {
+        if held.wait_for(|held| !held).await.is_err() || heard.write_all(&bytes[..count]).await.is_err() {
+            return;
+        }
     }
 }

@@ -10,6 +10,7 @@ use switchyard_common::task::{AssignTo, Input, RevokeReason};
 use switchyard_dispatcher::control::{Told, stop_order};
 use switchyard_dispatcher::schedule::{Detail, Placement, plan};
 use switchyard_dispatcher::store::Named;
+use switchyard_dispatcher::store::route::Publish;
 
 use super::broker::{Body, Message};
 use super::replica::Action;
@@ -150,7 +151,7 @@ impl World {
             let after = applied.after()?;
             Some(AttemptKey { task_id: after.task.id.clone(), attempt: after.attempt.as_ref()?.number })
         });
-        let jobs: Vec<Job> = assigned.map(|key| Job { key, tries: 1 }).collect();
+        let jobs: Vec<Job> = assigned.map(|key| Job { publish: Publish::first(key), tries: 1 }).collect();
         if !jobs.is_empty() && self.commit_is_told() {
             self.after_commit(replica, vec![Action::Route(jobs)]);
         }

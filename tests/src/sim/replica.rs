@@ -9,7 +9,7 @@ use switchyard_common::contract::ids::ReplicaId;
 use switchyard_dispatcher::control::Told;
 use switchyard_dispatcher::presence::beat::Beat;
 use switchyard_dispatcher::presence::judge::Judge;
-use switchyard_dispatcher::store::route::Resend;
+use switchyard_dispatcher::store::route::Publish;
 
 use super::agenda::Millis;
 use super::broker::{Body, Message, Tag};
@@ -97,7 +97,7 @@ pub struct Replica {
     /// Attempts that are being published.
     pub(super) in_flight: BTreeSet<AttemptKey>,
     /// Repeats of publishes: when, what, and how often this replica has published it.
-    pub(super) resends: Vec<(Millis, Resend, u32)>,
+    pub(super) resends: Vec<(Millis, Publish, u32)>,
     pub(super) confirmed: Vec<(Millis, AttemptKey)>,
     /// Returned assignments that the store does not know of yet.
     pub(super) returned: Vec<(AttemptKey, u32)>,

@@ -1,13 +1,16 @@
 //! Route: committed assignments to agents' queues, through the production rules of what follows a publish (protocol B1 to B3).
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use switchyard_common::contract::assignment::{AgentMessage, AttemptKey};
 use switchyard_common::task::Input;
-use switchyard_dispatcher::route::decide::{CONFIRM_RECORD_AFTER, FORGOTTEN_AFTER, REPLICA_STALE_AFTER};
+use switchyard_dispatcher::route::decide::{
+    CONFIRM_RECORD_AFTER, FORGOTTEN_AFTER, REPLICA_STALE_AFTER, may_send_for,
+};
 use switchyard_dispatcher::route::{Delivery, Next, after_publish};
 use switchyard_dispatcher::store::Named;
-use switchyard_dispatcher::store::route::{Dispatch, Resend};
+use switchyard_dispatcher::store::route::{Dispatch, Publish};
 
 use super::agenda::Millis;
 use super::broker::{Body, Message};
@@ -15,11 +18,11 @@ use super::replica::{Action, Replica, ReplicaEvent, STORE_WAIT_MS};
 use super::wire::ConnId;
 use super::world::World;
 
-/// An attempt to publish, and how often this replica has published it.
+/// What is to be published, and how often this replica has published it.
 #[derive(Debug, Clone)]
 pub struct Job {
     /// Which.
-    pub key: AttemptKey,
+    pub publish: Publish,
     /// This is the publish with this number by this replica.
     pub tries: u32,
 }
@@ -29,6 +32,8 @@ pub struct Job {
 pub struct Sending {
     dispatch: Dispatch,
     tries: u32,
+    /// Not to be written later than this.
+    write_by: Millis,
 }
 
 /// An assignment that is out, with the parts ahead of it.
@@ -45,13 +50,13 @@ impl Replica {
     /// Whether it looks after the publish of an attempt.
     fn knows(&self, key: &AttemptKey) -> bool {
         self.in_flight.contains(key)
-            || self.resends.iter().any(|(_, resend, _)| resend.key == *key)
+            || self.resends.iter().any(|(_, publish, _)| publish.key == *key)
             || self.confirmed.iter().any(|(_, confirmed)| confirmed == key)
             || self.returned.iter().any(|(returned, _)| returned == key)
     }
 }
 
-fn millis(duration: std::time::Duration) -> Millis {
+fn millis(duration: Duration) -> Millis {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -62,17 +67,31 @@ impl World {
             self.plan_replica(replica, STORE_WAIT_MS, ReplicaEvent::Act(vec![Action::Route(jobs)]));
             return;
         }
-        let read = |job: Job| Some(Sending { dispatch: self.store.dispatch(&job.key)?, tries: job.tries });
-        let sendings: Vec<Sending> = jobs.into_iter().filter_map(read).collect();
+        let (now, number) = (self.now(), self.replicas[replica].number);
+        let (mut sendings, mut late) = (Vec::new(), Vec::new());
+        for Job { publish, tries } in jobs {
+            let Some(dispatch) = self.store.dispatch(now, number, &publish) else { continue };
+            match may_send_for(dispatch.age) {
+                Some(left) => sendings.push(Sending { dispatch, tries, write_by: now + millis(left) }),
+                None => late.push((now, publish, tries.saturating_sub(1))),
+            }
+        }
+        self.replicas[replica].resends.extend(late);
         self.replicas[replica].in_flight.extend(sendings.iter().map(|one| one.dispatch.assignment.key()));
         let wait_max = self.act_wait_max();
         self.plan_replica(replica, wait_max, ReplicaEvent::Send(sendings));
     }
 
     pub(super) fn send_assignments(&mut self, replica: usize, sendings: Vec<Sending>) {
-        for Sending { dispatch, tries } in sendings {
+        for Sending { dispatch, tries, write_by } in sendings {
             let work = dispatch.assignment;
             let (key, publish_no) = (work.key(), work.publish_no);
+            if self.now() >= write_by {
+                let unsent = Sent { key, publish_no, tries, publishes: Vec::new() };
+                self.publish_ended(replica, &unsent, Delivery::Unknown, &[]);
+                continue;
+            }
+            self.check_publisher(replica, &Publish { key: key.clone(), publish_no });
             let to = self.namespace.agent_queue(&work.pool, &work.agent);
             let mut bodies: Vec<AgentMessage> =
                 dispatch.parts.into_iter().map(AgentMessage::InputPart).collect();
@@ -91,6 +110,18 @@ impl World {
                 sent.publishes.push(((conn, number), None));
             }
             self.replicas[replica].sent.insert(id, sent);
+        }
+    }
+
+    /// Who was taken over sends nothing (protocol B2).
+    fn check_publisher(&mut self, replica: usize, publish: &Publish) {
+        let number = self.replicas[replica].number;
+        let row = self.store.attempts.get(&(publish.key.task_id.clone(), publish.key.attempt));
+        let is_open = row.is_some_and(|row| row.attempt.end.is_none());
+        if is_open && !self.store.is_publisher(number, publish) {
+            let (key, no) = (&publish.key, publish.publish_no);
+            self.store
+                .violated(format!("B2: replica {replica} sends {key} under {no}, which is not its own"));
         }
     }
 
@@ -138,8 +169,8 @@ impl World {
                 self.tell_returned(replica);
             }
             Next::Resend { after } => {
-                let resend = Resend { key: sent.key.clone(), publish_no: sent.publish_no };
-                one.resends.push((now + millis(after), resend, sent.tries));
+                let publish = Publish { key: sent.key.clone(), publish_no: sent.publish_no };
+                one.resends.push((now + millis(after), publish, sent.tries));
             }
         }
     }
@@ -170,23 +201,28 @@ impl World {
         if !self.has_database(replica) {
             return;
         }
+        if self.replicas[replica].publish.is_none() {
+            return;
+        }
         let (now, number) = (self.now(), self.replicas[replica].number);
         let waiting = std::mem::take(&mut self.replicas[replica].resends);
         let (mut due, later): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|(at, ..)| *at <= now);
         self.replicas[replica].resends = later;
         let orphans = self.store.orphaned(now, number, millis(REPLICA_STALE_AFTER));
-        due.extend(orphans.into_iter().map(|resend| (now, resend, 0)));
+        due.extend(orphans.into_iter().map(|publish| (now, publish, 0)));
         let mut forgotten = self.store.unconfirmed_own(now, number, millis(FORGOTTEN_AFTER));
-        forgotten.retain(|resend| {
-            !self.replicas[replica].knows(&resend.key) && !due.iter().any(|(_, one, _)| one.key == resend.key)
+        forgotten.retain(|publish| {
+            !self.replicas[replica].knows(&publish.key)
+                && !due.iter().any(|(_, one, _)| one.key == publish.key)
         });
-        due.extend(forgotten.into_iter().map(|resend| (now, resend, 0)));
-        let resends: Vec<Resend> = due.iter().map(|(_, resend, _)| resend.clone()).collect();
-        let open = self.store.claim_resends(now, number, &resends);
+        due.extend(forgotten.into_iter().map(|publish| (now, publish, 0)));
+        let given_up: Vec<Publish> = due.iter().map(|(_, publish, _)| publish.clone()).collect();
+        let claimed = self.store.claim_resends(now, number, &given_up);
         let tries = |key: &AttemptKey| {
-            due.iter().find(|(_, resend, _)| resend.key == *key).map_or(1, |(_, _, tries)| tries + 1)
+            due.iter().find(|(_, publish, _)| publish.key == *key).map_or(1, |(_, _, tries)| tries + 1)
         };
-        let jobs: Vec<Job> = open.into_iter().map(|key| Job { tries: tries(&key), key }).collect();
+        let jobs: Vec<Job> =
+            claimed.into_iter().map(|publish| Job { tries: tries(&publish.key), publish }).collect();
         if !jobs.is_empty() {
             self.log(|| format!("replica {replica} publishes again: {jobs:?}"));
             self.after_commit(replica, vec![Action::Route(jobs)]);

@@ -5,9 +5,10 @@ use switchyard_common::contract::assignment::{AssignedApproval, Assignment, Atte
 use switchyard_common::contract::ids::TaskId;
 use switchyard_common::contract::report::LeftPart;
 use switchyard_dispatcher::settle::manifest::StoredFile;
-use switchyard_dispatcher::store::route::{Dispatch, Resend};
+use switchyard_dispatcher::store::route::{Dispatch, Publish};
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::tables::{AttemptRow, Store, TaskRow};
 use crate::sim::agenda::Millis;
@@ -16,12 +17,13 @@ use crate::sim::agenda::Millis;
 pub const EPOCH: i64 = 1;
 
 impl Store {
-    /// The content of an open attempt; none when it has ended.
+    /// The content of an open attempt whose publisher is `replica` under this number; none otherwise.
     #[must_use]
-    pub fn dispatch(&self, key: &AttemptKey) -> Option<Dispatch> {
+    pub fn dispatch(&self, now: Millis, replica: usize, publish: &Publish) -> Option<Dispatch> {
+        let key = &publish.key;
         let row = self.attempts.get(&(key.task_id.clone(), key.attempt))?;
         let task = self.tasks.get(&key.task_id)?;
-        if row.attempt.end.is_some() {
+        if !self.is_publisher(replica, publish) {
             return None;
         }
         let source = task.task.artifact.as_ref().filter(|_| row.attempt.step > 0);
@@ -36,7 +38,18 @@ impl Store {
             session: assignment.session,
             part: ArtifactPart { name: name.clone(), part: *part, bytes: bytes.clone() },
         });
-        Some(Dispatch { parts: parts.collect(), assignment })
+        let age = Duration::from_millis(now.saturating_sub(row.published_at));
+        Some(Dispatch { parts: parts.collect(), assignment, age })
+    }
+
+    /// Whether an attempt is open and `replica` is the one that may publish it under this number.
+    #[must_use]
+    pub fn is_publisher(&self, replica: usize, publish: &Publish) -> bool {
+        self.attempts.get(&(publish.key.task_id.clone(), publish.key.attempt)).is_some_and(|row| {
+            row.attempt.end.is_none()
+                && row.published_by == replica
+                && row.attempt.publish_no == publish.publish_no
+        })
     }
 
     fn assignment(&self, row: &TaskRow, open: &AttemptRow, inputs: Manifest) -> Option<Assignment> {
@@ -73,18 +86,18 @@ impl Store {
 
     /// Claims attempts for another publish by `replica`: the number grows before anything is sent (protocol B1). Fenced by the number
     /// of the publish that is given up.
-    pub fn claim_resends(&mut self, now: Millis, replica: usize, resends: &[Resend]) -> Vec<AttemptKey> {
+    pub fn claim_resends(&mut self, now: Millis, replica: usize, given_up: &[Publish]) -> Vec<Publish> {
         let mut claimed = Vec::new();
-        for resend in resends {
-            let Some(row) = self.attempts.get_mut(&(resend.key.task_id.clone(), resend.key.attempt)) else {
+        for publish in given_up {
+            let Some(row) = self.attempts.get_mut(&(publish.key.task_id.clone(), publish.key.attempt)) else {
                 continue;
             };
             let open = row.attempt.end.is_none() && row.confirmed_at.is_none();
-            if open && row.attempt.publish_no == resend.publish_no {
+            if open && row.attempt.publish_no == publish.publish_no {
                 row.attempt.publish_no += 1;
                 row.published_by = replica;
                 row.published_at = now;
-                claimed.push(resend.key.clone());
+                claimed.push(Publish { key: publish.key.clone(), publish_no: row.attempt.publish_no });
             }
         }
         claimed
@@ -92,7 +105,7 @@ impl Store {
 
     /// Open, unconfirmed attempts whose publisher's own row is stale: only then may another replica send them again (protocol B2).
     #[must_use]
-    pub fn orphaned(&self, now: Millis, replica: usize, stale_after: Millis) -> Vec<Resend> {
+    pub fn orphaned(&self, now: Millis, replica: usize, stale_after: Millis) -> Vec<Publish> {
         let fresh = |at: Millis| at + stale_after > now;
         let orphans = self.open_attempts().filter(|(_, row)| {
             row.confirmed_at.is_none()
@@ -101,17 +114,17 @@ impl Store {
                 && !self.replicas.get(&row.published_by).is_some_and(|at| fresh(*at))
         });
         orphans
-            .map(|(key, row)| Resend { key: attempt_key(key), publish_no: row.attempt.publish_no })
+            .map(|(key, row)| Publish { key: attempt_key(key), publish_no: row.attempt.publish_no })
             .collect()
     }
 
     /// Open attempts that `replica` published longer than `after` ago and whose confirm is not recorded.
     #[must_use]
-    pub fn unconfirmed_own(&self, now: Millis, replica: usize, after: Millis) -> Vec<Resend> {
+    pub fn unconfirmed_own(&self, now: Millis, replica: usize, after: Millis) -> Vec<Publish> {
         let own = self.open_attempts().filter(|(_, row)| {
             row.confirmed_at.is_none() && row.published_by == replica && row.published_at + after < now
         });
-        own.map(|(key, row)| Resend { key: attempt_key(key), publish_no: row.attempt.publish_no }).collect()
+        own.map(|(key, row)| Publish { key: attempt_key(key), publish_no: row.attempt.publish_no }).collect()
     }
 
     /// Records confirms of attempts that are still open.

@@ -1,0 +1,190 @@
+//! Routing on a real broker and a real database: who may publish an assignment, and when a copy may be sent (protocol B1, B2).
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "all of this is tests; clippy exempts only the test functions themselves"
+)]
+
+use std::time::Duration;
+
+use switchyard_common::broker::{
+    BrokerConfig, ConnectionState, Publisher, Session, declare, delete_queue, queue_counts,
+};
+use switchyard_common::config::Secret;
+use switchyard_common::contract::assignment::AttemptKey;
+use switchyard_common::guard::{GuardedTask, spawn_guarded};
+use switchyard_common::shutdown::Shutdown;
+use switchyard_dispatcher::pass::Wake;
+use switchyard_dispatcher::presence::replicas::beat_once;
+use switchyard_dispatcher::route::run::Router;
+use switchyard_dispatcher::store::Db;
+use switchyard_dispatcher::store::route::{Publish, claim_resends, dispatches};
+use switchyard_tests::harness::cut::Cut;
+use switchyard_tests::harness::scenario::Scenario;
+use switchyard_tests::harness::scenario::world::AMQP_URL_VARIABLE;
+use switchyard_tests::harness::seed::{AgentSeed, Seed, TaskSeed};
+use switchyard_tests::harness::wait::{Look, until};
+use tokio::sync::mpsc;
+
+const WAIT: Duration = Duration::from_secs(60);
+
+/// An agent with a queue that nobody consumes, and tasks that are assigned to it.
+struct Stage {
+    scenario: Scenario,
+    session: Session,
+    agent: AgentSeed,
+}
+
+impl Stage {
+    async fn new(name: &str) -> Self {
+        let scenario = Scenario::new(name).await.unwrap();
+        let session = scenario.session("stage").await.unwrap();
+        let seed = Seed::new(&scenario.database.db);
+        seed.workspace("w", "default").await;
+        let agent = seed.agent("default", "worker-0").await;
+        let (pool, id) = (&agent.agent.pool, &agent.agent.agent);
+        let topology =
+            scenario.namespace.dispatcher_topology().and(scenario.namespace.agent_queue_topology(pool, id));
+        declare(&session, &topology).await.unwrap();
+        beat_once(&scenario.database.db).await.unwrap();
+        Self { scenario, session, agent }
+    }
+
+    fn seed(&self) -> Seed<'_> {
+        Seed::new(&self.scenario.database.db)
+    }
+
+    async fn assigned(&self, task: &str) -> AttemptKey {
+        let task = self.seed().task(&TaskSeed::new(task, "w", "plan")).await;
+        let claim = self.seed().assign(&task, &self.agent).await;
+        claim.key()
+    }
+
+    fn queue(&self) -> String {
+        self.scenario.namespace.agent_queue(&self.agent.agent.pool, &self.agent.agent.agent)
+    }
+
+    async fn waiting(&self) -> u32 {
+        queue_counts(&self.session, &self.queue()).await.unwrap().expect("the agent's queue").messages
+    }
+
+    async fn sent(&self, count: u32) {
+        until(format!("{count} assignments are sent"), WAIT, async || {
+            let waiting = self.waiting().await;
+            Ok(Look::holds(waiting == count, || format!("{waiting} messages")))
+        })
+        .await
+        .unwrap();
+    }
+
+    async fn publish_no(&self, key: &AttemptKey) -> i32 {
+        let sql = "SELECT publish_no FROM attempts WHERE task_id = $1";
+        self.seed().value(sql, &[&key.task_id.as_str()]).await
+    }
+
+    async fn end(self) {
+        delete_queue(&self.session, &self.queue()).await.unwrap();
+        self.session.close().await;
+    }
+}
+
+/// A replica that does nothing but route.
+struct Routing {
+    handed_over: mpsc::Sender<Vec<AttemptKey>>,
+    publisher: Publisher,
+    task: GuardedTask<()>,
+}
+
+impl Routing {
+    async fn start(stage: &Stage, db: &Db, config: &BrokerConfig) -> Self {
+        let publisher = Publisher::start(config, "publish").unwrap();
+        publisher.state().wait_for(ConnectionState::is_up).await.unwrap();
+        let router = Router {
+            db: db.clone(),
+            namespace: stage.scenario.namespace.clone(),
+            publisher: publisher.clone(),
+            wake: Wake::default(),
+        };
+        let (handed_over, received) = mpsc::channel(8);
+        let task = spawn_guarded("route", router.run(received, Shutdown::new(WAIT)));
+        Self { handed_over, publisher, task }
+    }
+
+    /// Ends when everything that was handed over is settled with the broker.
+    async fn end(self) {
+        drop(self.handed_over);
+        tokio::time::timeout(WAIT, self.task).await.expect("routing ends");
+    }
+}
+
+fn broker(url: &str) -> BrokerConfig {
+    BrokerConfig::new(Secret::new(url), "route-tests")
+}
+
+fn broker_url() -> String {
+    std::env::var(AMQP_URL_VARIABLE).expect("the broker is named")
+}
+
+#[tokio::test]
+async fn a_replica_that_was_taken_over_sends_nothing() {
+    let stage = Stage::new("route_taken_over").await;
+    let (mine, other) = (stage.scenario.database.db.clone(), stage.scenario.database.another_replica());
+    let (taken, kept) = (stage.assigned("taken").await, stage.assigned("kept").await);
+    let claimed = claim_resends(&other, &[Publish::first(taken.clone())]).await.unwrap();
+    assert_eq!(claimed, [Publish { key: taken.clone(), publish_no: 2 }]);
+    let routing = Routing::start(&stage, &mine, &broker(&broker_url())).await;
+    routing.handed_over.send(vec![taken.clone(), kept]).await.unwrap();
+    stage.sent(1).await;
+    routing.end().await;
+    assert_eq!(stage.waiting().await, 1, "only what is still its own");
+    let second = Publish { key: taken, publish_no: 2 };
+    assert_eq!(dispatches(&mine, std::slice::from_ref(&second)).await.unwrap(), []);
+    assert_eq!(dispatches(&other, std::slice::from_ref(&second)).await.unwrap().len(), 1);
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_publish_that_waited_too_long_is_claimed_anew_before_it_is_sent() {
+    let stage = Stage::new("route_too_late").await;
+    let db = stage.scenario.database.db.clone();
+    let key = stage.assigned("t").await;
+    stage.seed().execute("UPDATE attempts SET published_at = now() - interval '1 min'", &[]).await;
+    let routing = Routing::start(&stage, &db, &broker(&broker_url())).await;
+    routing.handed_over.send(vec![key.clone()]).await.unwrap();
+    stage.sent(1).await;
+    routing.end().await;
+    assert!(stage.publish_no(&key).await > 1, "the number grows before anything is sent");
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn no_copy_is_sent_while_the_connection_of_an_unconfirmed_publish_lives() {
+    let stage = Stage::new("route_unconfirmed").await;
+    let db = stage.scenario.database.db.clone();
+    let key = stage.assigned("t").await;
+    let cut = Cut::new(&broker_url()).await.unwrap();
+    let config = BrokerConfig {
+        publish_timeout: Duration::from_millis(200),
+        confirm_timeout: Duration::from_secs(3),
+        ..broker(&cut.url)
+    };
+    let routing = Routing::start(&stage, &db, &config).await;
+    cut.hold_answers(true);
+    routing.handed_over.send(vec![key.clone()]).await.unwrap();
+    let state = routing.publisher.state();
+    until("the connection is given up", WAIT, async || {
+        let first = matches!(*state.borrow(), ConnectionState::Up { generation: 1 });
+        // Nothing can be sent on the next connection yet: its answers are held back as well.
+        let waiting = stage.waiting().await;
+        anyhow::ensure!(waiting <= 1, "a copy was sent while the connection lives");
+        Ok(Look::holds(!first && waiting == 1, || format!("{waiting} messages")))
+    })
+    .await
+    .unwrap();
+    let before = stage.publish_no(&key).await;
+    cut.hold_answers(false);
+    stage.sent(2).await;
+    routing.end().await;
+    assert!(stage.publish_no(&key).await > before);
+    stage.end().await;
+}
