@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -14,9 +13,9 @@ use crate::contract::limits::STEPS_MAX_COUNT;
 
 use super::model::StepPolicy;
 
-/// One run of one handler.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+/// One run of one handler. This is also the form in which steps are stored with each task, so fields that are not known are left out of
+/// account: a newer replica may have stored them (expand, then contract).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Step {
     /// Its name, unique in the kind.
     pub name: StepName,

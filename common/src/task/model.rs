@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::contract::ids::{
@@ -14,9 +13,9 @@ use crate::failure::FailureKind;
 use super::kind::Step;
 use super::status::Status;
 
-/// Times and counts of a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+/// Times and counts of a step. Stored with it, so fields that are not known are left out of account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct StepPolicy {
     /// Tries of the step that may fail before the task fails.
     pub max_attempts: u32,

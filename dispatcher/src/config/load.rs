@@ -1,16 +1,13 @@
 //! Reading the configuration: environment first, then the TOML file that `SWITCHYARD_CONFIG` names; all errors at once.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::Deserialize;
-use switchyard_common::config::{ByteSize, ConfigErrors, Loader, Secret, env_key, key, toml_key};
-use switchyard_common::contract::ids::KindName;
-use switchyard_common::contract::limits::{ARTIFACTS_TOTAL_MAX_BYTES, PRIORITY_MAX};
+use switchyard_common::config::{ByteSize, ConfigErrors, Loader, Secret, env_key, key};
+use switchyard_common::contract::limits::ARTIFACTS_TOTAL_MAX_BYTES;
 use switchyard_common::contract::topology::Namespace;
-use switchyard_common::task::{Kind, Kinds, Step};
 
 use super::Config;
+use super::kinds::kinds;
 
 /// Variables that agents read: they may stand in the same environment.
 const AGENT_VARIABLES: [&str; 12] = [
@@ -27,18 +24,6 @@ const AGENT_VARIABLES: [&str; 12] = [
     "SWITCHYARD_ACTOR",
     "SWITCHYARD_HANDLERS",
 ];
-
-/// A kind as it is written in TOML: `[kinds.<name>]`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct KindTable {
-    exclusive: bool,
-    #[serde(default)]
-    auto_approve_allowed: bool,
-    #[serde(default)]
-    default_priority: u8,
-    steps: Vec<Step>,
-}
 
 impl Config {
     /// Reads the configuration of this process.
@@ -117,38 +102,6 @@ fn artifacts_limit(loader: &mut Loader) -> u64 {
         if size.0 <= most { Ok(()) } else { Err(format!("at most {most} bytes are possible")) }
     };
     loader.checked(place, ByteSize(most), check).0
-}
-
-fn kinds(loader: &mut Loader) -> Vec<Kind> {
-    let place = toml_key("kinds");
-    let tables: BTreeMap<String, KindTable> = loader.section("kinds").unwrap_or_default();
-    let mut kinds = Vec::new();
-    for (name, table) in tables {
-        match kind(&name, table) {
-            Ok(kind) => kinds.push(kind),
-            Err(wrong) => loader.error(place, &wrong),
-        }
-    }
-    if let Err(error) = Kinds::with_built_in(kinds.iter().cloned()) {
-        loader.error(place, &error.to_string());
-    }
-    kinds
-}
-
-fn kind(name: &str, table: KindTable) -> Result<Kind, String> {
-    let name = KindName::new(name).map_err(|error| format!("kind {name:?} {error}"))?;
-    if table.default_priority > PRIORITY_MAX {
-        return Err(format!("kind {name}: default_priority must be 0 to {PRIORITY_MAX}"));
-    }
-    let kind = Kind {
-        exclusive: table.exclusive,
-        auto_approve_allowed: table.auto_approve_allowed,
-        default_priority: table.default_priority,
-        steps: table.steps.into(),
-        name,
-    };
-    kind.check().map_err(|error| error.to_string())?;
-    Ok(kind)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What can be configured, with its defaults.
 
+mod kinds;
 mod load;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -21,6 +21,7 @@ use super::admit::admit;
 use super::answer;
 use super::command::{Admitted, Rejection, Verdict};
 use crate::context::Context;
+use crate::settle::put_back::PutBack;
 use crate::store::StoreError;
 use crate::store::intake::{IntakeRules, Stored, store};
 use crate::store::letters::{About, EventLetter, record_event};
@@ -55,7 +56,8 @@ struct Event {
 pub async fn run(context: Context, shutdown: Shutdown) {
     let events =
         context.consumers.subscribe(Subscription::new(context.namespace.events_queue(), PREFETCH_COUNT));
-    let intake = Intake { context, events, held: VecDeque::new() };
+    let put_back = PutBack::new("intake", HELD_MAX_COUNT);
+    let intake = Intake { context, events, held: VecDeque::new(), put_back };
     intake.run(shutdown).await;
 }
 
@@ -63,6 +65,8 @@ struct Intake {
     context: Context,
     events: ConsumerStream,
     held: VecDeque<Event>,
+    /// Events about a row that this replica cannot read.
+    put_back: PutBack,
 }
 
 impl Intake {
@@ -77,11 +81,15 @@ impl Intake {
                         self.handle(batch, &shutdown).await;
                     }
                     // What was held is void with its channel: the broker delivers it again.
-                    Some(ConsumerEvent::Lost { .. }) => self.held.clear(),
+                    Some(ConsumerEvent::Lost { .. }) => {
+                        self.held.clear();
+                        self.put_back.clear();
+                    }
                     Some(ConsumerEvent::Ready { .. }) => {}
                     None => return,
                 },
-                _ = retry.tick(), if !self.held.is_empty() => {
+                _ = retry.tick(), if !self.held.is_empty() || !self.put_back.is_empty() => {
+                    self.put_back.give_back_due().await;
                     let held = self.held.drain(..).collect();
                     self.handle(held, &shutdown).await;
                 }
@@ -136,6 +144,12 @@ impl Intake {
                 tracing::warn!(%error, events = good.len(), "a batch of events failed; each gets a transaction of its own");
                 for event in good {
                     Box::pin(self.handle_together(vec![event], shutdown)).await;
+                }
+            }
+            Some(Err(StoreError::Unreadable(why))) => {
+                for event in good {
+                    let deliveries = delivery_count(&event.message.properties.headers);
+                    self.put_back.keep(event.acker, deliveries, &why).await;
                 }
             }
             Some(Err(error)) => {

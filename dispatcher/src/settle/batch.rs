@@ -40,6 +40,9 @@ pub enum AfterError {
     Wait,
     /// One of them is at fault: settle each in a transaction of its own.
     Isolate,
+    /// A stored row that this one concerns cannot be read by this replica: keep it for a while, then give it back to the broker. A newer
+    /// replica may have written the row, and can settle it.
+    PutBack(String),
     /// This one is at fault: record the failure, then nack it.
     Refuse(Failure),
 }
@@ -49,7 +52,8 @@ pub enum AfterError {
 pub fn after_error(error: &StoreError, messages: usize) -> AfterError {
     match error {
         StoreError::PoisonRow { .. } | StoreError::Unreadable(_) if messages > 1 => AfterError::Isolate,
-        StoreError::PoisonRow { .. } | StoreError::Unreadable(_) => {
+        StoreError::Unreadable(_) => AfterError::PutBack(error.to_string()),
+        StoreError::PoisonRow { .. } => {
             AfterError::Refuse(Failure::new(FailureKind::PoisonRow, error.to_string()))
         }
         // A statement or schema that is wrong is our mistake, not the message's: what agents said must survive it.
@@ -101,6 +105,15 @@ mod tests {
         assert_eq!(after_error(&poison(), 2), AfterError::Isolate);
         let AfterError::Refuse(failure) = after_error(&poison(), 1) else { panic!("not refused") };
         assert_eq!(failure.kind, FailureKind::PoisonRow);
+    }
+
+    #[test]
+    fn a_stored_row_that_cannot_be_read_never_costs_the_report() {
+        let unreadable = StoreError::Unreadable("tasks.steps: unknown".into());
+        assert_eq!(after_error(&unreadable, 2), AfterError::Isolate);
+        assert!(
+            matches!(after_error(&unreadable, 1), AfterError::PutBack(why) if why.contains("tasks.steps"))
+        );
     }
 
     #[test]

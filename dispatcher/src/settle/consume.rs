@@ -18,6 +18,7 @@ use switchyard_common::shutdown::Shutdown;
 use tokio::time::Instant;
 
 use super::batch::{ALONE_FROM_DELIVERIES, AfterError, Fill, after_error, after_panic};
+use super::put_back::PutBack;
 use super::read::{Heard, read};
 use crate::store::letters::{ReportLetter, record_report};
 use crate::store::{Db, StoreError};
@@ -70,8 +71,9 @@ pub async fn consume<S: Settler>(
     let events = consumers.subscribe(Subscription::new(queue.clone(), prefetch));
     let control = events.handle();
     let held_max = usize::from(prefetch / 10).max(1);
+    let put_back = PutBack::new(S::NAME, held_max);
     let consumer =
-        Consumer { settler, db, queue, events, control, paused: false, held: Vec::new(), held_max };
+        Consumer { settler, db, queue, events, control, paused: false, held: Vec::new(), held_max, put_back };
     consumer.run(shutdown).await;
 }
 
@@ -84,6 +86,7 @@ struct Consumer<S> {
     paused: bool,
     held: Vec<InHand>,
     held_max: usize,
+    put_back: PutBack,
 }
 
 impl<S: Settler> Consumer<S> {
@@ -98,11 +101,15 @@ impl<S: Settler> Consumer<S> {
                         let batch = self.gather(*first, &shutdown).await;
                         self.handle(batch, &shutdown).await;
                     }
-                    Some(ConsumerEvent::Lost { .. }) => self.held.clear(),
+                    Some(ConsumerEvent::Lost { .. }) => {
+                        self.held.clear();
+                        self.put_back.clear();
+                    }
                     Some(ConsumerEvent::Ready { .. }) => {}
                     None => return,
                 },
-                _ = retry.tick(), if !self.held.is_empty() => {
+                _ = retry.tick(), if !self.held.is_empty() || !self.put_back.is_empty() => {
+                    self.put_back.give_back_due().await;
                     let held = std::mem::take(&mut self.held);
                     self.handle(held, &shutdown).await;
                 }
@@ -132,7 +139,7 @@ impl<S: Settler> Consumer<S> {
             Ok(Err(malformed)) => Failure::new(FailureKind::MalformedReport, malformed.to_string()),
             Err(panic) => match after_panic(&panic, 1) {
                 AfterError::Refuse(failure) => failure,
-                AfterError::Wait | AfterError::Isolate => return None,
+                AfterError::Wait | AfterError::Isolate | AfterError::PutBack(_) => return None,
             },
         };
         self.refuse(message, acker, failure, shutdown).await;
@@ -189,6 +196,13 @@ impl<S: Settler> Consumer<S> {
                 AfterError::Isolate => {
                     self.resume();
                     return batch;
+                }
+                AfterError::PutBack(why) => {
+                    for one in batch {
+                        let deliveries = delivery_count(&one.message.properties.headers);
+                        self.put_back.keep(one.acker, deliveries, &why).await;
+                    }
+                    break;
                 }
                 AfterError::Refuse(failure) => {
                     for one in batch {

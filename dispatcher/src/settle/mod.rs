@@ -10,6 +10,7 @@ pub mod manifest;
 mod narrate;
 pub mod outcome;
 pub mod outcomes;
+pub mod put_back;
 pub mod read;
 pub mod refusal;
 pub mod starts;

@@ -33,3 +33,16 @@ impl StepsCache {
         Ok(steps)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_newer_replica_has_stored_is_read_without_what_is_not_known() {
+        let newer = r#"[{ "name": "plan", "handler": "plan", "repeatable": true, "approval": false, "parameters": {}, "color": "red",
+            "policy": { "max_attempts": 2, "retry_on": ["failed"] } }]"#;
+        let steps = StepsCache::default().read(newer).unwrap();
+        assert_eq!((steps.len(), steps[0].policy.max_attempts), (1, 2));
+    }
+}

@@ -21,6 +21,7 @@ use switchyard_dispatcher::settle::outcomes::Outcomes;
 use switchyard_dispatcher::settle::{Fate, Heard, Settler};
 use switchyard_dispatcher::store::StoreError;
 use switchyard_tests::harness::database::DATABASE_URL_VARIABLE;
+use switchyard_tests::harness::log_capture::LogCapture;
 use switchyard_tests::harness::scenario::Scenario;
 use switchyard_tests::harness::seed::{Seed, TaskSeed};
 use switchyard_tests::harness::wait::{Look, until};
@@ -244,4 +245,35 @@ async fn incident_01_a_panic_over_one_report_is_recorded_with_its_place_and_spar
     assert!(consumers.close(WAIT).await);
     assert_eq!(messages_left(&scenario, &scenario.namespace.outcomes_queue()).await, 0);
     assert_eq!(messages_left(&scenario, &scenario.namespace.dead_letters_queue()).await, 1);
+}
+
+#[tokio::test]
+async fn an_outcome_whose_task_this_replica_cannot_read_goes_back_to_the_broker_and_is_settled_later() {
+    let scenario = Scenario::new("settle_unreadable").await.unwrap();
+    let seed = Seed::new(&scenario.database.db);
+    seed.workspace("w", "default").await;
+    let agent = seed.agent("default", "worker-0").await;
+    let task = seed.task(&TaskSeed::new("t", "w", "plan")).await;
+    let claim = seed.assign(&task, &agent).await;
+    let keep = "ALTER TABLE tasks ADD COLUMN readable jsonb; UPDATE tasks SET readable = steps, steps = '[{\"name\": 1}]'";
+    scenario.database.db.connection().await.unwrap().batch_execute(keep).await.unwrap();
+    let puppet = Puppet::new(&scenario, agent.clone()).await;
+    let log = LogCapture::start();
+    let replica = Replica::start(&scenario, Duration::from_secs(60)).await;
+    puppet.outcome(&claim, done()).await;
+    until("the replica says that it cannot read it", WAIT, async || {
+        let said = log.with_message(
+            "this replica cannot read a stored row; the message is kept and goes back to the broker for another replica",
+        );
+        Ok(Look::holds(said.len() > 1, || format!("{} lines", said.len())))
+    })
+    .await
+    .unwrap();
+    assert_eq!(seed.value::<i64>("SELECT count(*) FROM dead_letters", &[]).await, 0);
+    // What another replica can read.
+    seed.execute("UPDATE tasks SET steps = readable", &[]).await;
+    status_becomes(seed, "t", "succeeded").await;
+    replica.end().await;
+    assert_eq!(messages_left(&scenario, &scenario.namespace.outcomes_queue()).await, 0);
+    assert_eq!(messages_left(&scenario, &scenario.namespace.dead_letters_queue()).await, 0);
 }

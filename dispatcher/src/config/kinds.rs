@@ -1,0 +1,141 @@
+//! Kinds as they are written in TOML: `[kinds.<name>]`. A key that nobody knows is an error here, because a person wrote it; the form
+//! in which steps are stored with each task is more patient, because a newer replica may have written that.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+use switchyard_common::config::{Loader, toml_key};
+use switchyard_common::contract::ids::{HandlerName, KindName, StepName};
+use switchyard_common::contract::limits::PRIORITY_MAX;
+use switchyard_common::task::{Kind, Kinds, Step, StepPolicy};
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KindTable {
+    exclusive: bool,
+    #[serde(default)]
+    auto_approve_allowed: bool,
+    #[serde(default)]
+    default_priority: u8,
+    steps: Vec<StepTable>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StepTable {
+    name: StepName,
+    handler: HandlerName,
+    #[serde(default)]
+    approval: bool,
+    repeatable: bool,
+    #[serde(default)]
+    parameters: Value,
+    #[serde(default)]
+    policy: PolicyTable,
+}
+
+impl From<StepTable> for Step {
+    fn from(table: StepTable) -> Self {
+        let StepTable { name, handler, approval, repeatable, parameters, policy } = table;
+        Self { name, handler, approval, repeatable, parameters, policy: policy.into() }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PolicyTable {
+    max_attempts: Option<u32>,
+    backoff_initial_ms: Option<u64>,
+    backoff_max_ms: Option<u64>,
+    run_timeout_ms: Option<u64>,
+    start_timeout_ms: Option<u64>,
+    queue_timeout_ms: Option<u64>,
+    approval_timeout_ms: Option<u64>,
+}
+
+impl From<PolicyTable> for StepPolicy {
+    fn from(table: PolicyTable) -> Self {
+        let defaults = Self::default();
+        Self {
+            max_attempts: table.max_attempts.unwrap_or(defaults.max_attempts),
+            backoff_initial_ms: table.backoff_initial_ms.unwrap_or(defaults.backoff_initial_ms),
+            backoff_max_ms: table.backoff_max_ms.unwrap_or(defaults.backoff_max_ms),
+            run_timeout_ms: table.run_timeout_ms.unwrap_or(defaults.run_timeout_ms),
+            start_timeout_ms: table.start_timeout_ms.or(defaults.start_timeout_ms),
+            queue_timeout_ms: table.queue_timeout_ms.or(defaults.queue_timeout_ms),
+            approval_timeout_ms: table.approval_timeout_ms.or(defaults.approval_timeout_ms),
+        }
+    }
+}
+
+/// Reads `[kinds]`, and reports whatever is wrong in it.
+pub(super) fn kinds(loader: &mut Loader) -> Vec<Kind> {
+    let place = toml_key("kinds");
+    let tables: BTreeMap<String, KindTable> = loader.section("kinds").unwrap_or_default();
+    let mut kinds = Vec::new();
+    for (name, table) in tables {
+        match kind(&name, table) {
+            Ok(kind) => kinds.push(kind),
+            Err(wrong) => loader.error(place, &wrong),
+        }
+    }
+    if let Err(error) = Kinds::with_built_in(kinds.iter().cloned()) {
+        loader.error(place, &error.to_string());
+    }
+    kinds
+}
+
+fn kind(name: &str, table: KindTable) -> Result<Kind, String> {
+    let name = KindName::new(name).map_err(|error| format!("kind {name:?} {error}"))?;
+    if table.default_priority > PRIORITY_MAX {
+        return Err(format!("kind {name}: default_priority must be 0 to {PRIORITY_MAX}"));
+    }
+    let kind = Kind {
+        exclusive: table.exclusive,
+        auto_approve_allowed: table.auto_approve_allowed,
+        default_priority: table.default_priority,
+        steps: table.steps.into_iter().map(Step::from).collect(),
+        name,
+    };
+    kind.check().map_err(|error| error.to_string())?;
+    Ok(kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use switchyard_common::config::Loader;
+
+    const DEPLOY: &str = r#"
+        [kinds.deploy]
+        exclusive = true
+        [[kinds.deploy.steps]]
+        name = "roll_out"
+        handler = "roll_out"
+        repeatable = false
+    "#;
+
+    fn read(toml: &str) -> (Vec<Kind>, Vec<String>) {
+        let mut loader = Loader::new(Vec::<(String, String)>::new(), Some(toml));
+        let kinds = kinds(&mut loader);
+        let errors = loader.finish(()).err().map(|errors| errors.0).unwrap_or_default();
+        (kinds, errors.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn what_a_policy_leaves_out_has_the_default() {
+        let (kinds, errors) = read(&format!("{DEPLOY}policy = {{ run_timeout_ms = 5000 }}"));
+        assert!(errors.is_empty(), "{errors:?}");
+        let expected = StepPolicy { run_timeout_ms: 5_000, ..StepPolicy::default() };
+        assert_eq!(kinds[0].steps[0].policy, expected);
+    }
+
+    #[test]
+    fn a_key_that_nobody_knows_is_an_error_in_the_configuration() {
+        for wrong in ["repeatabel = true", "policy = { max_atempts = 2 }"] {
+            let (kinds, errors) = read(&format!("{DEPLOY}{wrong}"));
+            assert!(kinds.is_empty() && errors.len() == 1, "{wrong}: {errors:?}");
+        }
+    }
+}
