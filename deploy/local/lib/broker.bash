@@ -16,7 +16,7 @@ configure_broker() {
     rm -f "$home/.erlang.cookie"
     (umask 077
         printf %s "${remembered[cookie]}" >"$home/.erlang.cookie"
-        printf '[].\n' >"$home/enabled_plugins"
+        enabled_plugins >"$home/enabled_plugins"
         : >"$home/rabbitmq-env.conf"
         broker_settings >"$home/rabbitmq.conf")
     chmod 0400 "$home/.erlang.cookie"
@@ -51,11 +51,70 @@ disk_free_limit.absolute = 100MB
 # The write-ahead log of the quorum queues: the default of 512 MB is for servers.
 raft.wal_max_size_bytes = 134217728
 
+$(tls_settings)$(management_settings)
 log.file = broker.log
 log.file.level = info
 log.file.rotation.size = 20000000
 log.file.rotation.count = 2
 CONF
+}
+
+enabled_plugins() {
+    if [ -n "${remembered[management_port]:-}" ]; then printf '[rabbitmq_management].\n'; else printf '[].\n'; fi
+}
+
+# A listener of its own: the plain one stays, so that a test can compare.
+tls_settings() {
+    [ -n "${remembered[amqps_port]:-}" ] || return 0
+    cat <<CONF
+
+listeners.ssl.local = 127.0.0.1:${remembered[amqps_port]}
+ssl_options.cacertfile = $state/broker/tls/ca.pem
+ssl_options.certfile = $state/broker/tls/server.pem
+ssl_options.keyfile = $state/broker/tls/server.key
+ssl_options.verify = verify_peer
+ssl_options.fail_if_no_peer_cert = true
+
+CONF
+    echo
+}
+
+management_settings() {
+    [ -n "${remembered[management_port]:-}" ] || return 0
+    printf '\nmanagement.tcp.ip = 127.0.0.1\nmanagement.tcp.port = %s\n\n' "${remembered[management_port]}"
+}
+
+# What this start offers beside the plain listener: decided by the environment, remembered with its ports.
+settle_extras() {
+    local may_move=$1 home=$state/broker key
+    local -A wanted=([amqps_port]=${SWITCHYARD_LOCAL_TLS_DIR:-} [management_port]=${SWITCHYARD_LOCAL_MANAGEMENT:-})
+    for key in "${!wanted[@]}"; do
+        if [ -z "${wanted[$key]}" ]; then unset "remembered[$key]"; continue; fi
+        # shellcheck disable=SC2004 # an associative array, declared in folder.bash
+        remembered[$key]=${remembered[$key]:-$(free_port)}
+        settle_port "$key" "$may_move"
+    done
+    remember
+    [ -z "${SWITCHYARD_LOCAL_TLS_DIR:-}" ] || copy_certificates "$home/tls" "$broker_user"
+}
+
+# Copied, because the service's user may not be able to read the folder that was named.
+copy_certificates() {
+    local to=$1 user=$2
+    mkdir -p "$to"
+    cp "$SWITCHYARD_LOCAL_TLS_DIR"/{ca.pem,server.pem,server.key} "$to/"
+    chmod 0600 "$to"/*
+    own "$user" "$to"
+}
+
+# rabbitmqctl of the machine, talking to this node alone. Not Debian's wrapper, which changes user and home.
+broker_ctl() {
+    local home=$state/broker binary
+    binary=$(dirname "$(server_binary)")/rabbitmqctl
+    running broker || die 'the broker is not running: deploy/local/services up'
+    cd "$home" && as_user "$broker_user" env -i "PATH=$PATH:/usr/sbin:/sbin" LANG=C.UTF-8 HOME="$home" \
+        ERL_EPMD_PORT="${remembered[epmd_port]}" RABBITMQ_NODENAME="$NODE" RABBITMQ_USE_LONGNAME=false \
+        RABBITMQ_CONF_ENV_FILE="$home/rabbitmq-env.conf" "$binary" "$@"
 }
 
 start_broker() {
@@ -64,6 +123,8 @@ start_broker() {
     binary=$(server_binary) || die 'RabbitMQ is not installed: run deploy/local/services up'
     settle_port amqp_port "$may_move"
     settle_port distribution_port "$may_move"
+    mkdir -p "$home"
+    settle_extras "$may_move"
     configure_broker
     start_epmd "$may_move"
     say "starting RabbitMQ on 127.0.0.1:${remembered[amqp_port]}, log $home/log/broker.log"

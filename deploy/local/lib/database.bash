@@ -53,11 +53,36 @@ fsync = on
 synchronous_commit = on
 full_page_writes = on
 
+$(database_tls_settings)
 timezone = 'UTC'
 log_timezone = 'UTC'
 log_line_prefix = '%m [%p] %q%u@%d %a '
 log_lock_waits = on
 CONF
+}
+
+# The same port as without: PostgreSQL takes both on one.
+database_tls_settings() {
+    [ -n "${SWITCHYARD_LOCAL_TLS_DIR:-}" ] || return 0
+    cat <<CONF
+ssl = on
+ssl_ca_file = '$state/database/tls/ca.pem'
+ssl_cert_file = '$state/database/tls/server.pem'
+ssl_key_file = '$state/database/tls/server.key'
+hba_file = '$state/database/pg_hba.conf'
+CONF
+}
+
+# Over TLS only with a certificate of the CA; without TLS as ever.
+database_tls() {
+    local home=$state/database
+    [ -n "${SWITCHYARD_LOCAL_TLS_DIR:-}" ] || return 0
+    copy_certificates "$home/tls" "$database_user"
+    cat >"$home/pg_hba.conf" <<'HBA'
+local     all all              scram-sha-256
+hostssl   all all 127.0.0.1/32 scram-sha-256 clientcert=verify-ca
+hostnossl all all 127.0.0.1/32 scram-sha-256
+HBA
 }
 
 # Server processes that outlive a killed postmaster still hold the data: PostgreSQL will not start beside them.
@@ -88,6 +113,7 @@ start_database() {
     clear_orphans
     settle_port database_port "$may_move"
     database_settings >"$home/switchyard.conf"
+    database_tls
     own "$database_user" "$home"
     say "starting PostgreSQL on 127.0.0.1:${remembered[database_port]}, log $home/postgresql.log"
     launch database "$database_user" "$home/postgresql.log" HOME="$home" "$bin/postgres" -D "$home/data"
