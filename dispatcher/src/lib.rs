@@ -3,6 +3,7 @@
 //! Follow a task through the folders in this order: `intake` -> `schedule` (pure) -> `pass` -> `route` -> `settle` ->
 //! `dead_letters`; `presence` watches the agents, `sweep` the clock; [`store`] holds every SQL statement.
 
+pub mod accounts;
 pub mod api;
 pub mod audit;
 pub mod cli;

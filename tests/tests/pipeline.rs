@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use switchyard_tests::harness::sources::{self, Source};
 
 /// Folders of the dispatcher that are not stages of the pipeline.
-const NOT_STAGES: [&str; 4] = ["audit", "cli", "config", "store"];
+const NOT_STAGES: [&str; 5] = ["accounts", "audit", "cli", "config", "store"];
 
 /// Stages that others call: they have no loop of their own.
 const CALLED: [&str; 1] = ["schedule"];

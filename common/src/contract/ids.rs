@@ -173,6 +173,10 @@ text_id! {
     ReplicaId, |t| check_label(t, false), "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$", 63
 }
 text_id! {
+    /// Names somebody who reads notifications: the owner of an account at the broker.
+    SubscriberId, |t| check_label(t, false), "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$", 63
+}
+text_id! {
     /// Names a kind of task, such as `plan_and_apply`.
     KindName, |t| check_label(t, true), "^[a-z0-9]([-_a-z0-9]{0,61}[a-z0-9])?$", 63
 }

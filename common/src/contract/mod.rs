@@ -5,6 +5,7 @@
 //! [`control`] and [`report`] (the two of them talk) -> [`notification`] (upstream is told).
 //! [`topology`] says over which exchanges and queues they travel, [`routing`] how a report names its sender.
 
+pub mod access;
 pub mod answer;
 pub mod artifact;
 pub mod assignment;

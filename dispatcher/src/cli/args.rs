@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 
 use super::agents::{Agents, Workspaces};
 use super::audit::Audit;
+use super::broker::Broker;
 use super::dead_letters::DeadLetters;
 use super::pause::{Fence, PauseArgs};
 use super::publish::Publish;
@@ -23,6 +24,9 @@ pub(super) enum Command {
     Serve,
     /// Bring the database's schema up to date. Does nothing where it is.
     Migrate,
+    /// Prepare the broker: an account per role.
+    #[command(subcommand)]
+    Broker(Broker),
     /// Publish an event and wait until it is accepted or rejected.
     Publish(Box<Publish>),
     /// Look at tasks, and act on them.

@@ -3,6 +3,7 @@
 mod agents;
 mod args;
 mod audit;
+mod broker;
 mod connect;
 mod dead_letters;
 mod migrate;
@@ -25,6 +26,7 @@ use args::Command;
 pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Serve => serve::run().await,
+        Command::Broker(broker) => broker::run(broker).await,
         Command::Migrate => migrate::run().await,
         Command::Publish(publish) => publish::run(*publish).await,
         Command::Tasks(tasks) => tasks::run(tasks).await,
