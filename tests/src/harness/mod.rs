@@ -1,5 +1,6 @@
 //! What tests share.
 //!
+//! - [`accounts`]: an account per role at the broker
 //! - [`cut`]: a way to a service that can be cut
 //! - [`database`]: a database of its own for each test, on the server of `SWITCHYARD_DATABASE_URL`
 //! - [`letters`]: messages as they arrive on queues, and after a nack
@@ -10,6 +11,7 @@
 //! - [`sources`]: the project's own sources, for rules of writing
 //! - [`wait`]: waiting for a condition, with a deadline
 
+pub mod accounts;
 pub mod cut;
 pub mod database;
 pub mod events;
