@@ -13,6 +13,8 @@ use switchyard_common::task::{Attempt, Effect, Input, RevokeReason, Subject};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::presence::beat::Beat;
+use crate::presence::sessions::Verdict;
 use crate::store::Applied;
 
 /// Orders that wait for the broker; further ones are dropped and counted.
@@ -90,6 +92,23 @@ pub fn orders_of(applied: &Applied, epoch: i64) -> Vec<Told> {
             (Effect::Go { .. } | Effect::NoGo { .. } | Effect::Letter { .. }, _) => None,
         })
         .collect()
+}
+
+/// What a sign of life is answered with: a session that is over is told so, and ends what it still runs (protocol C5). Pure.
+#[must_use]
+pub fn answer_to_beat(beat: &Beat, verdict: Verdict, epoch: i64) -> Option<Told> {
+    match verdict {
+        Verdict::SessionOver => {
+            let order = Order::EndSession { session: beat.presence.session };
+            Some(Told { to: beat.agent.clone(), control: Control { epoch, order } })
+        }
+        Verdict::NewSession { .. }
+        | Verdict::Fresh
+        | Verdict::Stale
+        | Verdict::ForeignSession
+        | Verdict::PoolRevoked
+        | Verdict::UnknownPool => None,
+    }
 }
 
 fn revoke_order(after: &Subject) -> Option<(AgentRef, Order)> {

@@ -71,9 +71,10 @@ fn every_seed_comes_to_rest_with_every_invariant_held() {
     let end = run_all(first, count);
     println!("{count} seeds, {} events", end.events);
     for report in &end.failed {
-        println!("seed {} failed at {} ms: {:#?}", report.seed, report.ended_at, report.violations);
+        println!("seed {} failed at {} ms: {}", report.seed, report.ended_at, report.violations.join("; "));
     }
-    let failed = end.failed.iter().map(|report| report.seed).chain(end.panicked);
+    end.panicked.iter().for_each(|seed| println!("seed {seed} failed: it panicked, as said above"));
+    let failed = end.failed.iter().map(|report| report.seed).chain(end.panicked.iter().copied());
     let failed: Vec<u64> = failed.inspect(|seed| println!("{}", replay(*seed))).collect();
     assert!(failed.is_empty(), "seeds {failed:?} failed");
 }

@@ -7,7 +7,6 @@ use switchyard_common::broker::{
     ConsumerEvent, ConsumerStream, Incoming, Message, Outgoing, Properties, Subscription, declare,
     queue_counts,
 };
-use switchyard_common::contract::control::{Control, Order};
 use switchyard_common::contract::ids::{IdError, ReplicaId};
 use switchyard_common::contract::routing::canary_key;
 use switchyard_common::contract::topology::Namespace;
@@ -21,7 +20,7 @@ use super::judge::Judge;
 use super::sessions::Verdict;
 use super::{heard, narrate};
 use crate::context::Context;
-use crate::control::{Orders, Told};
+use crate::control::{Orders, answer_to_beat};
 use crate::store::{StoreError, presence};
 
 /// Signs of life that may wait in memory; the newest are dropped beyond, which the next heartbeat makes good.
@@ -165,17 +164,11 @@ impl Listener {
     fn after_store(&self, beats: &[Beat], verdicts: &[Verdict], epoch: i64) {
         for (beat, verdict) in beats.iter().zip(verdicts) {
             narrate::beat(beat, *verdict);
-            match verdict {
-                Verdict::NewSession { .. } => self.context.wake.pool(&beat.agent.pool),
-                Verdict::SessionOver => self.orders.send(Told {
-                    to: beat.agent.clone(),
-                    control: Control { epoch, order: Order::EndSession { session: beat.presence.session } },
-                }),
-                Verdict::Fresh
-                | Verdict::Stale
-                | Verdict::ForeignSession
-                | Verdict::PoolRevoked
-                | Verdict::UnknownPool => {}
+            if matches!(verdict, Verdict::NewSession { .. }) {
+                self.context.wake.pool(&beat.agent.pool);
+            }
+            if let Some(told) = answer_to_beat(beat, *verdict, epoch) {
+                self.orders.send(told);
             }
         }
     }

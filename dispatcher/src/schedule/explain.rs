@@ -36,6 +36,11 @@ pub enum WaitingOn {
     WorkspacePaused(Pause),
     /// A grant for the pool.
     PoolRevoked,
+    /// Handlers of sessions that were fenced or revoked to be gone.
+    Quiet {
+        /// When they are.
+        until: DateTime<Utc>,
+    },
     /// Any agent of the pool to come to life.
     LiveAgent {
         /// The pool.
@@ -94,6 +99,10 @@ impl WaitingOn {
                 format!("its workspace, paused by {}{}", pause.by, because(&pause.why))
             }
             Self::PoolRevoked => "a grant for its pool, which was revoked".into(),
+            Self::Quiet { until } => format!(
+                "handlers of before a fence or a revoked grant to be gone: until {}",
+                until.format("%Y-%m-%d %H:%M:%S UTC")
+            ),
             Self::LiveAgent { pool } => format!("a live agent in pool {pool}: there is none"),
             Self::CapableAgent { pool, handler } => {
                 format!("an agent in pool {pool} that offers handler {handler}: no live one does")
@@ -163,6 +172,9 @@ fn pending(view: &TaskView, snapshot: &Snapshot) -> WaitingOn {
     }
     if let Some(pause) = &view.workspace_paused {
         return WaitingOn::WorkspacePaused(pause.clone());
+    }
+    if let Some(until) = snapshot.pool.quiet_until.filter(|_| task.exclusive) {
+        return WaitingOn::Quiet { until };
     }
     let step = task.current_step();
     let class =

@@ -11,4 +11,4 @@ pub mod snapshot;
 pub use capacity::{ClassLimit, classes_with_capacity};
 pub use explain::{TaskView, WaitingOn, waiting_on};
 pub use plan::{Detail, Placement, Plan, plan};
-pub use snapshot::{AgentView, Candidate, Class, Pause, PoolView, SkipReason, Snapshot};
+pub use snapshot::{AgentView, Candidate, Class, Pause, PoolView, QUIET_AFTER_FENCE, SkipReason, Snapshot};

@@ -62,7 +62,8 @@ impl Plan {
     }
 }
 
-/// Plans one pass over one pool. Nothing is placed while the pool is paused or its grant is revoked.
+/// Plans one pass over one pool. Nothing is placed while the pool is paused or its grant is revoked, and nothing exclusive while it is
+/// quiet after a fence.
 #[must_use]
 pub fn plan(snapshot: &Snapshot, detail: Detail) -> Plan {
     let mut plan = Plan::default();
@@ -70,7 +71,8 @@ pub fn plan(snapshot: &Snapshot, detail: Detail) -> Plan {
         return plan;
     }
     let mut agents = snapshot.agents.clone();
-    let mut candidates: Vec<&Candidate> = snapshot.candidates.iter().collect();
+    let may_go = |candidate: &&Candidate| !candidate.class.exclusive || snapshot.pool.quiet_until.is_none();
+    let mut candidates: Vec<&Candidate> = snapshot.candidates.iter().filter(may_go).collect();
     candidates.sort_by_key(|candidate| candidate.order());
     for candidate in candidates {
         let explain = match detail {

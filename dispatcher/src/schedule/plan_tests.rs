@@ -39,7 +39,8 @@ fn candidate(name: &str, handler: &str, exclusive: bool, repeatable: bool, rank:
 }
 
 fn snapshot(agents: Vec<AgentView>, candidates: Vec<Candidate>) -> Snapshot {
-    let pool = PoolView { id: PoolId::new("default").unwrap(), paused: None, revoked: false };
+    let pool =
+        PoolView { id: PoolId::new("default").unwrap(), paused: None, revoked: false, quiet_until: None };
     Snapshot { pool, agents, candidates }
 }
 
@@ -173,4 +174,15 @@ fn candidates_are_looked_for_only_in_classes_that_have_capacity() {
     let classes = classes_with_capacity(&[full]);
     assert!(classes.iter().all(|limit| limit.class.may_queue_at_agent() && limit.limit == 4));
     assert_eq!(classes.len(), 2);
+}
+
+#[test]
+fn after_a_fence_exclusive_tasks_wait_until_the_handlers_of_before_are_gone_and_others_go_on() {
+    let candidates =
+        vec![candidate("apply", "apply", true, false, 1), candidate("plan", "plan", false, true, 2)];
+    let mut snapshot = snapshot(vec![agent("a")], candidates);
+    snapshot.pool.quiet_until = Some(DateTime::default());
+    assert_eq!(placed(&plan(&snapshot, Detail::ExclusiveOnly)), [("plan", "a")]);
+    snapshot.pool.quiet_until = None;
+    assert_eq!(placed(&plan(&snapshot, Detail::ExclusiveOnly)), [("apply", "a"), ("plan", "a")]);
 }

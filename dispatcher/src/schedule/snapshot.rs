@@ -1,6 +1,7 @@
 //! What a pass looks at: one pool, its agents with their open attempts, and the candidates that their capacity can serve.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -26,7 +27,14 @@ pub struct PoolView {
     pub paused: Option<Pause>,
     /// Its grant is revoked (incident 63).
     pub revoked: bool,
+    /// Sessions of it were fenced or revoked just now: no exclusive task is assigned before.
+    pub quiet_until: Option<DateTime<Utc>>,
 }
+
+/// How long exclusive tasks wait after a fence or a revoked grant. Unlike a lost agent's, sessions that end so may have live handlers:
+/// these are told to stop by the answer to the next heartbeat, or stop in silence, and are killed after their grace. A workspace
+/// that was released meanwhile must not be entered before (invariant 4).
+pub const QUIET_AFTER_FENCE: Duration = Duration::from_secs(30);
 
 /// One agent of the pool.
 #[derive(Debug, Clone, PartialEq, Eq)]

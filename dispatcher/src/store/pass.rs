@@ -9,17 +9,22 @@ use tokio_postgres::Row;
 use super::db::Transaction;
 use super::error::StoreError;
 use super::rows::{count, parsed};
-use crate::schedule::{AgentView, Candidate, Class, ClassLimit, Pause, PoolView};
+use crate::schedule::{AgentView, Candidate, Class, ClassLimit, Pause, PoolView, QUIET_AFTER_FENCE};
+
+/// A pool; quiet while sessions of it were fenced or revoked a moment ago.
+const POOL_SQL: &str = "SELECT p.paused_at, p.paused_by, p.paused_why, p.revoked_at, \
+        (SELECT max(s.ended_at) + $2 * interval '1 second' FROM agent_sessions s WHERE s.pool_id = p.pool_id \
+            AND s.ended_at > now() - $2 * interval '1 second' AND s.end_reason IN ('fenced', 'pool_revoked')) AS quiet_until \
+    FROM pools p WHERE p.pool_id = $1";
 
 /// Locks the pool for this pass, or says that another replica runs one (protocol E1: NO KEY, so that foreign keys go on).
 pub(crate) async fn lock_pool(
     transaction: &Transaction,
     pool: &PoolId,
 ) -> Result<Option<PoolView>, StoreError> {
-    const SQL: &str = "SELECT paused_at, paused_by, paused_why, revoked_at FROM pools WHERE pool_id = $1 \
-        FOR NO KEY UPDATE SKIP LOCKED";
-    let statement = transaction.prepare_cached(SQL).await?;
-    let row = transaction.query_opt(&statement, &[&pool.as_str()]).await?;
+    let sql = format!("{POOL_SQL} FOR NO KEY UPDATE OF p SKIP LOCKED");
+    let statement = transaction.prepare_cached(&sql).await?;
+    let row = transaction.query_opt(&statement, &[&pool.as_str(), &QUIET_AFTER_FENCE.as_secs_f64()]).await?;
     Ok(row.map(|row| pool_view(pool, &row)))
 }
 
@@ -28,8 +33,7 @@ pub(crate) async fn read_pool(
     transaction: &Transaction,
     pool: &PoolId,
 ) -> Result<Option<PoolView>, StoreError> {
-    const SQL: &str = "SELECT paused_at, paused_by, paused_why, revoked_at FROM pools WHERE pool_id = $1";
-    let row = transaction.query_opt(SQL, &[&pool.as_str()]).await?;
+    let row = transaction.query_opt(POOL_SQL, &[&pool.as_str(), &QUIET_AFTER_FENCE.as_secs_f64()]).await?;
     Ok(row.map(|row| pool_view(pool, &row)))
 }
 
@@ -38,6 +42,7 @@ fn pool_view(pool: &PoolId, row: &Row) -> PoolView {
         id: pool.clone(),
         paused: pause(row),
         revoked: row.get::<_, Option<DateTime<Utc>>>("revoked_at").is_some(),
+        quiet_until: row.get("quiet_until"),
     }
 }
 

@@ -13,6 +13,7 @@ use super::agenda::Millis;
 use super::dice::Dice;
 use super::store::clock;
 use super::wire::{ConnId, Process, Role, ToClient};
+use super::witness::Witness;
 use super::world::{Event, World};
 
 /// What happens to an agent's process.
@@ -63,6 +64,8 @@ pub struct Agent {
     pub(super) publish: Option<ConnId>,
     pub(super) consuming: bool,
     pub(super) unanswered: BTreeMap<(ConnId, u64), (ReportId, bool)>,
+    /// What an onlooker knows of it.
+    pub(super) witness: Witness,
     dice: Dice,
 }
 
@@ -99,6 +102,7 @@ impl Agent {
             publish: None,
             consuming: false,
             unanswered: BTreeMap::new(),
+            witness: Witness::default(),
             dice,
         }
     }
@@ -166,6 +170,7 @@ impl World {
         one.machine = Some(machine);
         (one.consume, one.publish, one.consuming) = (None, None, true);
         one.unanswered.clear();
+        one.witness = Witness::of_process_since(self.agenda.now());
         self.log(|| format!("agent {agent} starts with session {session}"));
         for event in
             [AgentEvent::Connect(Role::Publish), AgentEvent::Connect(Role::Consume), AgentEvent::Tick]
@@ -257,6 +262,7 @@ impl World {
             return;
         }
         let State::Stopped(found) = std::mem::replace(&mut one.state, State::Up) else { return };
+        one.witness.up_since = self.agenda.now();
         let life = one.life;
         self.log(|| format!("agent {agent} resumes and finds {} things", found.len()));
         let mut last = BTreeMap::new();

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use switchyard_common::contract::report::{OutcomeBatch, Report, ReportBody, StartedBatch};
 use switchyard_dispatcher::route::Delivery;
-use switchyard_worker_agent::machine::{Body as Said, Effect, Input, Publish, Tag};
+use switchyard_worker_agent::machine::{AttemptId, Body as Said, Effect, Input, Publish, Tag};
 
 use super::agent::AgentEvent;
 use super::broker::{Body, Message};
@@ -97,10 +97,13 @@ impl World {
         let at = self.now();
         let one = &mut self.agents[agent];
         let now = one.now(at);
+        let heard = one.witness.hears(&input);
         let Some(machine) = one.machine.as_mut() else { return };
         for effect in machine.handle(now, input) {
+            self.check_effect(agent, &heard, &effect);
             self.agent_effect(agent, effect);
         }
+        self.check_agent(agent, &heard);
     }
 
     fn agent_effect(&mut self, agent: usize, effect: Effect) {
@@ -143,10 +146,20 @@ impl World {
     }
 
     fn agent_says(&mut self, agent: usize, publish: Publish) {
+        let now = self.now();
         let (body, must_arrive) = match publish.body {
-            Said::Hello(presence) => (ReportBody::Hello(presence), false),
-            Said::Heartbeat(presence) => (ReportBody::Heartbeat(presence), false),
-            Said::Ask(ask) => (ReportBody::Ask(ask), true),
+            Said::Hello(presence) => {
+                self.agents[agent].witness.says(publish.id, presence.session, now);
+                (ReportBody::Hello(presence), false)
+            }
+            Said::Heartbeat(presence) => {
+                self.agents[agent].witness.says(publish.id, presence.session, now);
+                (ReportBody::Heartbeat(presence), false)
+            }
+            Said::Ask(ask) => {
+                self.ledger.asked.entry(AttemptId::from(ask.claim.lease)).or_insert(now);
+                (ReportBody::Ask(ask), true)
+            }
             Said::Started(claims) => (ReportBody::Started(StartedBatch { claims }), true),
             Said::Outcome(outcome) => {
                 self.reported(agent, &outcome);

@@ -1,12 +1,18 @@
 //! What must hold: at every start of a handler, and when the world has come to rest (design 10).
 
 use switchyard_common::contract::assignment::AttemptKey;
+use switchyard_common::contract::ids::{AgentRef, SessionId};
 use switchyard_common::contract::report::Outcome;
-use switchyard_common::task::{AttemptOutcome, Input, Status, Task, Verdict};
+use switchyard_common::contract::report::ReportBody;
+use switchyard_common::failure::FailureKind;
+use switchyard_common::task::{AttemptOutcome, Effect, Input, Refusal, Status, Task, Verdict};
 use switchyard_dispatcher::schedule::{TaskView, waiting_on};
 use switchyard_dispatcher::store::Applied;
 
+use super::agenda::Millis;
+use super::broker::{Body, Message};
 use super::ledger::Run;
+use super::scenario::LOST_AFTER_MS;
 use super::world::World;
 
 /// Longest time from the calm to rest, in milliseconds.
@@ -26,7 +32,11 @@ impl World {
         let beside = self.ledger.alive.iter().map(|id| &self.ledger.runs[*id]);
         let overridden = self.ledger.overridden.contains(&run.workspace);
         if run.exclusive && !overridden {
-            let rivals = beside.filter(|other| other.exclusive && other.workspace == run.workspace);
+            let rivals = beside.filter(|other| {
+                other.exclusive
+                    && other.workspace == run.workspace
+                    && !self.store.was_waited_for(self.now(), other.session)
+            });
             found.extend(rivals.map(|other| {
                 let since = other.started_at;
                 format!(
@@ -36,6 +46,7 @@ impl World {
             }));
         }
         found.extend(self.check_places(agent, run));
+        found.extend(self.check_agent_starts(agent, run));
         if let Some(row) = self.store.tasks.get(&run.key.task_id) {
             let task = &row.task;
             found.extend(self.check_approval(task, run));
@@ -74,6 +85,8 @@ impl World {
         let key = (run.key.task_id.clone(), run.key.attempt);
         let row = self.store.attempts.get(&key).filter(|row| row.attempt.end.is_none());
         let allowed = match row {
+            // Its agent may not have heard of the fence yet; nobody else is given the workspace until it has.
+            None if run.repeatable && self.store.was_refused(run.session) => true,
             None => false,
             Some(_) if run.repeatable => true,
             Some(row) => {
@@ -95,6 +108,55 @@ impl World {
     pub(super) fn applied(&mut self, applied: &[Applied]) {
         for one in applied {
             self.log(|| describe(one));
+            self.check_answer(one);
+        }
+    }
+
+    /// Every ask is answered; the copy of a settled outcome is benign; whose outcome was not heard is remembered.
+    fn check_answer(&mut self, applied: &Applied) {
+        let (Some(before), Some(decision)) = (&applied.before, &applied.decision) else { return };
+        if let Input::Ask { claim, .. } = &applied.named.input {
+            let is_answer = |effect: &Effect| matches!(effect, Effect::Go { .. } | Effect::NoGo { .. });
+            if !decision.effects.iter().any(is_answer) {
+                self.store.violated(format!("B7: the ask for {} is not answered", claim.key()));
+            }
+        }
+        let Input::Outcome { claim, end, .. } = &applied.named.input else { return };
+        let Verdict::Refused(refusal) = &decision.verdict else { return };
+        if matches!(refusal, Refusal::PoolRevoked | Refusal::StaleEpoch) {
+            self.ledger.unheard.insert(claim.key());
+        }
+        let settled = before.attempt.as_ref().and_then(|attempt| attempt.end);
+        if matches!(refusal, Refusal::Ended(_))
+            && settled.is_some_and(|one| one.outcome.as_str() == end.name())
+        {
+            self.store.violated(format!("H: a copy of the outcome of {} is not benign", claim.key()));
+        }
+    }
+
+    /// Holds the loss of an agent against what the broker has taken of it (protocol C1). Whoever may declare losses has heard
+    /// everything for a full lost-timeout, save what was on its way just now.
+    pub(super) fn check_lost(&mut self, agent: &AgentRef, session: SessionId) {
+        const ON_ITS_WAY_MS: Millis = 6_000;
+        let now = self.now();
+        let sign = self.ledger.signs.get(agent).filter(|(of, _)| *of == session).map(|(_, at)| *at);
+        if let Some(at) = sign.filter(|at| at + LOST_AFTER_MS > now + ON_ITS_WAY_MS) {
+            self.store
+                .violated(format!("C1: {agent} is declared lost though a sign of life was taken at {at} ms"));
+        }
+        let is_outcome = |message: &Message| {
+            if let Body::Report(report) = &message.body
+                && let ReportBody::Outcome(batch) = &report.body
+            {
+                return batch.outcomes.iter().any(|one| one.claim.session == session);
+            }
+            false
+        };
+        let unread = self.broker.waiting_since(&self.namespace.outcomes_queue(), is_outcome);
+        if let Some(at) = unread.filter(|at| at + ON_ITS_WAY_MS < now) {
+            self.store.violated(format!(
+                "C1: {agent} is declared lost while its outcome waits unread since {at} ms"
+            ));
         }
     }
 
@@ -132,7 +194,7 @@ impl World {
 
     /// What keeps the world from rest.
     pub(super) fn not_at_rest(&self) -> String {
-        let snapshot = self.store.snapshot(&self.pool);
+        let snapshot = self.store.snapshot(self.now(), &self.pool);
         let tasks = self.store.tasks.values().map(|row| &row.task).filter(|task| !task.status.is_terminal());
         let waiting = tasks.map(|task| {
             let stop_requested =
@@ -165,6 +227,22 @@ impl World {
         for (key, times) in &self.ledger.nacked {
             if *times > 1 {
                 found.push(format!("B5: {key} was nacked {times} times"));
+            }
+            // A delivery is nacked only when the broker has its outcome, and the outcome says why.
+            let why = self.store.letter_of(&key.task_id, key.attempt).and_then(|letter| letter.failure);
+            if why.is_none_or(|kind| kind == FailureKind::BrokerRejected)
+                && !self.ledger.unheard.contains(key)
+            {
+                found.push(format!("D2: the letter of {key} does not say why it failed"));
+            }
+        }
+        for row in self.store.tasks.values() {
+            let task = &row.task;
+            if task.cancel.is_some()
+                && task.status == Status::Failed
+                && !self.ledger.resolved.contains(&task.id)
+            {
+                found.push(format!("H: {} was cancelled, and yet it failed", task.id));
             }
         }
         for ((id, number), row) in &self.store.attempts {

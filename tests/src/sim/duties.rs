@@ -16,7 +16,6 @@ use super::broker::{Body, Message};
 use super::replica::Action;
 use super::routing::Job;
 use super::scenario::{LOST_AFTER_MS, RUN_TIMEOUT_GRACE_MS};
-use super::store::EPOCH;
 use super::world::World;
 
 /// How long one half of a dead letter waits for the other, in milliseconds (protocol D3).
@@ -62,8 +61,9 @@ impl World {
             one.judge.outcomes_waiting(at, waiting);
         }
         if has_database && one.judge.may_declare(at).is_ok() {
-            for agent in self.store.declare_lost(now, LOST_AFTER_MS) {
+            for (agent, session) in self.store.declare_lost(now, LOST_AFTER_MS) {
                 self.log(|| format!("replica {replica} declares {agent} lost"));
+                self.check_lost(&agent, session);
             }
         }
     }
@@ -74,6 +74,7 @@ impl World {
             return;
         }
         let (now, life) = (self.now(), self.replicas[replica].life);
+        self.store.end_revoked(now);
         let letters = self.store.complete_letters(now, LETTER_WAIT_MS);
         let revoked = letters.iter().filter_map(|key| self.revoked_for_letter(key)).collect();
         let families: [Vec<Named>; 4] = [
@@ -99,7 +100,7 @@ impl World {
             .filter_map(|due| {
                 let to = self.store.attempts.get(&due.key)?.attempt.assignee.agent.clone();
                 let order = stop_order(due.claim, due.revoke.reason, due.revoke.force);
-                Some(Action::Tell(Box::new(Told { to, control: Control { epoch: EPOCH, order } })))
+                Some(Action::Tell(Box::new(Told { to, control: Control { epoch: self.store.epoch, order } })))
             })
             .collect();
         self.after_commit(replica, actions);
@@ -131,7 +132,7 @@ impl World {
     }
 
     fn pass_over(&mut self, replica: usize, pool: &PoolId) {
-        let snapshot = self.store.snapshot(pool);
+        let snapshot = self.store.snapshot(self.now(), pool);
         let planned = plan(&snapshot, Detail::ExclusiveOnly);
         if planned.placements.is_empty() {
             return;

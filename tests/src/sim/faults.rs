@@ -13,7 +13,7 @@ use switchyard_common::contract::routing::ReportKind;
 use super::agenda::Millis;
 use super::agent::AgentEvent;
 use super::broker::{Body, Message};
-use super::store::{EPOCH, clock};
+use super::store::clock;
 use super::wire::{ConnId, Process, Role};
 use super::world::{Event, World};
 
@@ -48,6 +48,14 @@ pub enum Fault {
     Impostor,
     /// A report comes again that was sent before.
     Echo,
+    /// An operator fences, as after a restore.
+    Fence,
+    /// An operator pauses the pool, an agent, or a workspace, for a while.
+    Paused(usize),
+    /// The pool's grant is revoked, for a while.
+    Revoked,
+    /// Everything is resumed, and granted.
+    Resumed,
     /// The broker gives up on a process that does not answer.
     Silent(ConnId),
     /// Nothing breaks any more, and everything is mended.
@@ -105,6 +113,9 @@ impl World {
             (4, Fault::QueueDeleted(agent)),
             (10, Fault::Impostor),
             (8, Fault::Echo),
+            (4, Fault::Fence),
+            (5, Fault::Paused(agent)),
+            (3, Fault::Revoked),
         ])
     }
 
@@ -156,9 +167,38 @@ impl World {
             Fault::QueueDeleted(agent) => self.delete_queue(agent),
             Fault::Impostor => self.impostor(),
             Fault::Echo => self.echo(),
+            Fault::Fence => {
+                let now = self.now();
+                let applied = self.store.fence(now, &mut self.dice);
+                self.applied(&applied);
+            }
+            Fault::Paused(agent) => self.pause(agent),
+            Fault::Revoked => {
+                self.store.revoked = true;
+                self.plan_resume();
+            }
+            Fault::Resumed => self.store.resume_all(),
             Fault::Silent(conn) => self.cut(conn, 0, 1),
             Fault::Calm => self.calm_down(),
         }
+    }
+
+    fn pause(&mut self, agent: usize) {
+        match self.dice.below(3) {
+            0 => self.store.pause_pool(true),
+            1 => self.store.pause_agent(&self.agents[agent].id.clone()),
+            _ => {
+                if let Some(workspace) = self.some_workspace() {
+                    self.store.pause_workspace(&workspace);
+                }
+            }
+        }
+        self.plan_resume();
+    }
+
+    fn plan_resume(&mut self) {
+        let wait = self.dice.between(1_000, 30_000);
+        self.plan(wait, Event::Fault(Fault::Resumed));
     }
 
     fn agent_stops(&mut self, agent: usize) {
@@ -283,7 +323,7 @@ impl World {
                 (ReportKind::Outcome, ReportBody::Outcome(OutcomeBatch { outcomes: vec![outcome] }))
             }
         };
-        (kind, Report { epoch: EPOCH, body })
+        (kind, Report { epoch: self.store.epoch, body })
     }
 
     /// Everything is mended, and stays so.
@@ -292,6 +332,7 @@ impl World {
         self.weather.broker_away_until = 0;
         self.weather.parted_until.clear();
         self.weather.no_database_until.clear();
+        self.store.resume_all();
         for agent in 0..self.agents.len() {
             self.resume_agent(agent);
         }

@@ -79,6 +79,7 @@ impl World {
     pub(super) fn stop_run(&mut self, agent: usize, attempt: AttemptId) {
         let life = self.agents[agent].life;
         let Some(run) = self.ledger.alive_of(agent, life, attempt) else { return };
+        self.ledger.runs[run].stop_asked = true;
         let wait = self.dice.below(KILL_GRACE_MS);
         self.plan(wait, Event::Run { run, event: RunEvent::Ends(HandlerEnd::Stopped) });
     }

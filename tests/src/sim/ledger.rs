@@ -5,7 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use switchyard_common::contract::assignment::{AgentMessage, AttemptKey};
-use switchyard_common::contract::ids::{Digest, StepName, TaskId, WorkspaceId};
+use switchyard_common::contract::ids::{AgentRef, Digest, SessionId, StepName, TaskId, WorkspaceId};
+use switchyard_common::contract::report::ReportBody;
+use switchyard_common::contract::routing::parse_report_key;
 use switchyard_worker_agent::machine::{AttemptId, HandlerEnd, Start};
 
 use super::agenda::Millis;
@@ -52,6 +54,12 @@ pub struct Run {
     pub started_at: Millis,
     /// When nothing of it was left.
     pub ended_at: Option<Millis>,
+    /// The session that it was assigned to.
+    pub session: SessionId,
+    /// The restore epoch that its assignment carried.
+    pub epoch: i64,
+    /// Its agent has asked it to stop.
+    pub stop_asked: bool,
     /// Dead by then, as far as its supervisor knows.
     dead_by: Option<Millis>,
 }
@@ -73,6 +81,16 @@ pub struct Ledger {
     pub queues_deleted: BTreeSet<usize>,
     /// Approvals that somebody gave: task and digest.
     pub approved: BTreeSet<(TaskId, Digest)>,
+    /// When each attempt's start was first asked for.
+    pub asked: BTreeMap<AttemptId, Millis>,
+    /// Attempts of which the broker has put a copy into their agent's queue.
+    pub arrived: BTreeSet<AttemptKey>,
+    /// The newest sign of life of each agent that the broker has handed to some replica's queue: session and time.
+    pub signs: BTreeMap<AgentRef, (SessionId, Millis)>,
+    /// Tasks that an operator resolved.
+    pub resolved: BTreeSet<TaskId>,
+    /// Attempts with an outcome that was refused because its sender may not speak any more.
+    pub unheard: BTreeSet<AttemptKey>,
 }
 
 /// Longest time from the death of an agent to that of its handlers, in milliseconds.
@@ -85,6 +103,25 @@ impl Ledger {
             && let AgentMessage::Assignment(work) = &**body
         {
             *self.nacked.entry(work.key()).or_default() += 1;
+        }
+    }
+
+    /// The broker has put a message from a client's own connection into a queue.
+    pub(super) fn taken(&mut self, message: &Message, now: Millis) {
+        match &message.body {
+            Body::Agent(body) => {
+                if let AgentMessage::Assignment(work) = &**body {
+                    self.arrived.insert(work.key());
+                }
+            }
+            Body::Report(report) => {
+                if let ReportBody::Hello(presence) | ReportBody::Heartbeat(presence) = &report.body
+                    && let Ok((_, agent)) = parse_report_key(&message.key)
+                {
+                    self.signs.insert(agent, (presence.session, now));
+                }
+            }
+            Body::Control(_) | Body::Event(_) | Body::Canary(_) => {}
         }
     }
 
@@ -120,6 +157,9 @@ impl World {
             inputs: work.inputs.digest(),
             started_at: now,
             ended_at: None,
+            session: work.session,
+            epoch: work.epoch,
+            stop_asked: false,
             dead_by: start.dead_by.map(|at| self.agents[agent].sim_time(at)),
         };
         self.log(|| format!("run     {} {} starts at agent {agent}.{life}", run.key, run.step));
@@ -142,6 +182,7 @@ impl World {
             RunEvent::Ends(end) => self.end_run(run, end),
             RunEvent::KeepAliveOver => {
                 if self.ledger.runs[run].dead_by.is_some_and(|at| at <= self.now()) {
+                    self.check_keep_alive(run);
                     self.end_run(run, HandlerEnd::KeepAliveStopped);
                 }
             }

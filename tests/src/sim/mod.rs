@@ -13,7 +13,7 @@
 //! - [`agent`], [`agent_io`], [`handlers`], [`ledger`]: processes around the machine, what handlers do, what they did
 //! - [`replica`], [`routing`], [`settling`], [`duties`]: the dispatcher's processes and what they do
 //! - [`people`], [`faults`], [`scenario`]: who acts, what breaks, how much of it
-//! - [`checker`]: what must hold; [`mod@run`]: one seed
+//! - [`checker`], [`witness`]: what must hold; [`mod@run`]: one seed
 //!
 //! What is simulated here are surroundings: I/O, time, processes. A rule that is copied here would be tested in place of the real one.
 
@@ -36,6 +36,7 @@ pub mod settling;
 pub mod store;
 pub mod trace;
 pub mod wire;
+pub mod witness;
 pub mod world;
 
 pub use run::{Report, run};

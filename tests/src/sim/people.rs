@@ -114,7 +114,7 @@ impl World {
         self.upstream("switchyard.task.submitted.v1", Command::Submit(Box::new(new)));
     }
 
-    fn some_workspace(&mut self) -> Option<WorkspaceId> {
+    pub(super) fn some_workspace(&mut self) -> Option<WorkspaceId> {
         let number = self.dice.below(self.scenario.workspaces);
         WorkspaceId::new(format!("ws-{number}")).ok()
     }
@@ -187,6 +187,9 @@ impl World {
         let named = Named { task_id: task_id.clone(), attempt: None, input };
         let now = self.now();
         let applied = self.store.apply(now, 0, &mut self.dice, &[named]);
+        if applied.iter().any(|applied| applied.after().is_some()) {
+            self.ledger.resolved.insert(task_id.clone());
+        }
         self.applied(&applied);
     }
 }

@@ -237,6 +237,9 @@ impl World {
             std::mem::take(&mut one.confirmed).into_iter().partition(|(at, _)| *at <= ripe_at);
         one.confirmed = later;
         let keys: Vec<AttemptKey> = ripe.into_iter().map(|(_, key)| key).collect();
+        for key in keys.iter().filter(|key| !self.ledger.arrived.contains(*key)) {
+            self.store.violated(format!("B2: a confirm of {key} is recorded that the broker never gave"));
+        }
         self.store.record_confirms(self.agenda.now(), &keys);
     }
 }

@@ -5,11 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use switchyard_common::contract::assignment::AgentMessage;
-use switchyard_common::contract::control::{Control, Order};
 use switchyard_common::contract::report::{Claim, Outcome, OutcomeBatch, Report, ReportBody};
 use switchyard_common::contract::routing::parse_report_key;
 use switchyard_common::task::{Input, Reporter};
-use switchyard_dispatcher::control::{Told, orders_of};
+use switchyard_dispatcher::control::{answer_to_beat, orders_of};
 use switchyard_dispatcher::presence::beat::{Beat, newest};
 use switchyard_dispatcher::presence::sessions::Verdict;
 use switchyard_dispatcher::settle::manifest::{Verified, verify};
@@ -19,7 +18,6 @@ use switchyard_dispatcher::store::{Applied, Named};
 use super::broker::{Body, Message, Tag};
 use super::replica::{Action, Held, STORE_WAIT_MS};
 use super::scenario::LOST_AFTER_MS;
-use super::store::EPOCH;
 use super::wire::ConnId;
 use super::world::World;
 
@@ -65,9 +63,14 @@ impl World {
         if !self.commit_is_told() {
             return false;
         }
-        let orders = orders(&applied);
+        let orders = self.orders(&applied);
         self.after_commit(replica, orders);
         true
+    }
+
+    fn orders(&self, applied: &[Applied]) -> Vec<Action> {
+        let told = applied.iter().flat_map(|applied| orders_of(applied, self.store.epoch));
+        told.map(|told| Action::Tell(Box::new(told))).collect()
     }
 
     /// Takes a delivery in hand.
@@ -132,7 +135,7 @@ impl World {
         if !is_told {
             return;
         }
-        let mut actions = orders(&applied);
+        let mut actions = self.orders(&applied);
         actions.extend(done.into_iter().map(|held| Action::Ack(held.conn, held.tag)));
         if changed || matter == Matter::Event {
             self.wake(replica);
@@ -159,7 +162,7 @@ impl World {
     fn settle_starts(&mut self, replica: usize, held: &[Held]) -> Vec<Applied> {
         let mut inputs = Vec::new();
         for one in held {
-            let Some((reporter, report)) = reporter(&one.message) else { continue };
+            let Some((reporter, report)) = self.reporter(&one.message) else { continue };
             let named = |claim: &Claim, input| Named {
                 task_id: claim.task_id.clone(),
                 attempt: Some(claim.attempt),
@@ -189,7 +192,7 @@ impl World {
         let now = self.now();
         let reports: Vec<(&Held, Reporter, &Report)> = held
             .iter()
-            .filter_map(|one| reporter(&one.message).map(|(reporter, report)| (one, reporter, report)))
+            .filter_map(|one| self.reporter(&one.message).map(|(reporter, report)| (one, reporter, report)))
             .collect();
         for (_, _, report) in &reports {
             if let ReportBody::Artifact(left) = &report.body {
@@ -218,6 +221,14 @@ impl World {
             }
         }
         (applied, waits)
+    }
+
+    /// Who reports, as the routing key says.
+    fn reporter<'a>(&self, message: &'a Message) -> Option<(Reporter, &'a Report)> {
+        let Body::Report(report) = &message.body else { return None };
+        let (_, agent) = parse_report_key(&message.key).ok()?;
+        let epoch_is_current = report.epoch == self.store.epoch;
+        Some((Reporter { agent, granted: !self.store.revoked, epoch_is_current }, report))
     }
 
     fn verified(&self, outcome: &Outcome) -> Verified {
@@ -269,21 +280,18 @@ impl World {
             });
             match verdict {
                 Verdict::NewSession { .. } => self.wake(replica),
-                Verdict::SessionOver | Verdict::PoolRevoked => {
-                    let order = Order::EndSession { session: beat.presence.session };
-                    let control = Control { epoch: beat.epoch, order };
-                    actions.push(Action::Tell(Box::new(Told { to: beat.agent.clone(), control })));
-                }
-                Verdict::Fresh | Verdict::Stale | Verdict::ForeignSession | Verdict::UnknownPool => {}
+                Verdict::SessionOver
+                | Verdict::Fresh
+                | Verdict::Stale
+                | Verdict::ForeignSession
+                | Verdict::PoolRevoked
+                | Verdict::UnknownPool => {}
             }
+            let told = answer_to_beat(beat, verdict, self.store.epoch);
+            actions.extend(told.map(|told| Action::Tell(Box::new(told))));
         }
         self.after_commit(replica, actions);
     }
-}
-
-fn orders(applied: &[Applied]) -> Vec<Action> {
-    let told = applied.iter().flat_map(|applied| orders_of(applied, EPOCH));
-    told.map(|told| Action::Tell(Box::new(told))).collect()
 }
 
 fn beat(key: &str, report: &Report) -> Option<Beat> {
@@ -298,11 +306,4 @@ fn beat(key: &str, report: &Report) -> Option<Beat> {
         | ReportBody::Artifact(_)
         | ReportBody::Log(_) => None,
     }
-}
-
-/// Who reports, as the routing key says.
-fn reporter(message: &Message) -> Option<(Reporter, &Report)> {
-    let Body::Report(report) = &message.body else { return None };
-    let (_, agent) = parse_report_key(&message.key).ok()?;
-    Some((Reporter { agent, granted: true, epoch_is_current: report.epoch == EPOCH }, report))
 }

@@ -161,6 +161,7 @@ impl World {
     /// Lets the next event happen; false when there is none.
     pub fn step(&mut self) -> bool {
         let Some(event) = self.agenda.take_next() else { return false };
+        self.broker.now = self.agenda.now();
         match event {
             Event::ToBroker { conn, frame } => self.at_broker(conn, frame),
             Event::ToClient { conn, frame } => self.at_client(conn, frame),
@@ -232,7 +233,11 @@ impl World {
         if !self.calm && self.dice.chance(3) {
             return Delivery::Nacked;
         }
-        if self.broker.publish(message) { Delivery::Acked } else { Delivery::Returned }
+        if !self.broker.publish(message) {
+            return Delivery::Returned;
+        }
+        self.ledger.taken(message, self.agenda.now());
+        Delivery::Acked
     }
 
     /// Dead-lettering is at least once: it may take long, and it may happen twice.

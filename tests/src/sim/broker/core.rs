@@ -8,6 +8,7 @@ use switchyard_common::contract::topology::{DEAD_LETTER_EXCHANGE, DEFAULT_EXCHAN
 
 use super::message::Message;
 use super::queue::{Queue, Rearrange, Tag};
+use crate::sim::agenda::Millis;
 use crate::sim::wire::ConnId;
 
 /// The queue belongs to another connection: 405, the lock on an agent's id (protocol A3).
@@ -37,6 +38,8 @@ pub struct Broker {
     stirred: BTreeSet<Rc<str>>,
     /// Where unacked messages go.
     pub rearrange: Rearrange,
+    /// The time, set by whoever lets it pass.
+    pub now: Millis,
 }
 
 impl Broker {
@@ -50,6 +53,7 @@ impl Broker {
             tags: 0,
             stirred: BTreeSet::new(),
             rearrange,
+            now: 0,
         };
         broker.put(&namespace.dispatcher_topology(), None);
         broker
@@ -118,7 +122,7 @@ impl Broker {
         let mut routed = false;
         for target in targets {
             if let Some(queue) = self.queues.get_mut(target) {
-                queue.push(message.clone());
+                queue.push(self.now, message.clone());
                 self.stirred.insert(target.into());
                 routed = true;
             }
@@ -191,6 +195,12 @@ impl Broker {
     #[must_use]
     pub fn ready(&self, queue: &str) -> u32 {
         self.queues.get(queue).map_or(0, |queue| u32::try_from(queue.ready()).unwrap_or(u32::MAX))
+    }
+
+    /// When the first message that `is` and that nobody has been handed came into a queue.
+    #[must_use]
+    pub fn waiting_since(&self, queue: &str, is: impl Fn(&Message) -> bool) -> Option<Millis> {
+        self.queues.get(queue)?.waiting_since(is)
     }
 
     /// Messages in a queue, ready or out; none when there is no such queue.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use switchyard_common::broker::topology::QueueDecl;
 
 use super::message::Message;
+use crate::sim::agenda::Millis;
 use crate::sim::wire::ConnId;
 
 /// A delivery on a connection; never reused on it.
@@ -24,6 +25,8 @@ pub enum Rearrange {
 pub(super) struct Stored {
     /// Its place in the queue's history.
     pub(super) number: u64,
+    /// When it came.
+    pub(super) since: Millis,
     pub(super) message: Message,
 }
 
@@ -53,9 +56,14 @@ impl Queue {
         Self { decl, owner, ready: VecDeque::new(), consumers: Vec::new(), stored: 0, turn: 0 }
     }
 
-    pub(super) fn push(&mut self, message: Message) {
+    pub(super) fn push(&mut self, now: Millis, message: Message) {
         self.stored += 1;
-        self.ready.push_back(Stored { number: self.stored, message });
+        self.ready.push_back(Stored { number: self.stored, since: now, message });
+    }
+
+    /// When the first ready message that `is` came.
+    pub(super) fn waiting_since(&self, is: impl Fn(&Message) -> bool) -> Option<Millis> {
+        self.ready.iter().filter(|stored| is(&stored.message)).map(|stored| stored.since).min()
     }
 
     pub(super) fn consume(&mut self, conn: ConnId, prefetch: Option<usize>) {

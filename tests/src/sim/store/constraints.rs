@@ -5,9 +5,15 @@ use std::collections::BTreeSet;
 
 use switchyard_common::contract::ids::{AgentRef, TaskId};
 use switchyard_common::contract::report::Claim;
-use switchyard_common::task::{Input, Status, Subject, Task, check_subject, occupies_workspace};
+use switchyard_common::task::{
+    AssignTo, Attempt, AttemptOutcome, Input, RevokeReason, Status, Subject, Task, check_subject,
+    occupies_workspace,
+};
 
 use super::tables::Store;
+
+/// Losses of a step after which it is not given to anybody any more (protocol B9).
+const LOSSES_MAX_COUNT: usize = 3;
 
 impl Store {
     /// Holds one change against rules that need its state before.
@@ -30,9 +36,86 @@ impl Store {
                 "invariant 7: a stale or foreign claim of {sender} for {key} made {id} {status}"
             ));
         }
-        if matches!(input, Input::Assign(_)) {
-            self.check_assigned(before, after);
+        if let Input::Ask { reporter, .. } | Input::Started { reporter, .. } | Input::Outcome { reporter, .. } =
+            input
+            && !(reporter.granted && reporter.epoch_is_current)
+        {
+            let (id, who) = (&old.id, &reporter.agent);
+            self.violated(format!("A5, G: a report of {who}, who may not speak, changed {id}"));
         }
+        if let Input::Assign(to) = input {
+            self.check_assigned(before, after);
+            self.check_assignee(old, to);
+        }
+    }
+
+    /// Who gets work is live in its current session, does not drain, and is not paused; nor is the work.
+    fn check_assignee(&mut self, task: &Task, to: &AssignTo) {
+        let row = self.agents.get(&to.agent);
+        let may = row.is_some_and(|row| {
+            row.live
+                && !row.draining
+                && row.session == to.session
+                && row.handlers.contains(&task.current_step().handler)
+        });
+        let paused = self.paused.pool
+            || self.revoked
+            || self.paused.agents.contains(&to.agent)
+            || self.paused.workspaces.contains(&task.workspace);
+        if !may || paused {
+            self.violated(format!(
+                "C2, C6, H: {} is assigned to {}, who may not get it now",
+                task.id, to.agent
+            ));
+        }
+        if task.cancel.is_some() || task.run_after.is_some() {
+            self.violated(format!("H: {} is assigned though it waits, or was cancelled", task.id));
+        }
+        let lost = self.attempts_of(task).filter(|attempt| {
+            let may_have_run = attempt.started_at.is_some() || (attempt.repeatable && attempt.confirmed);
+            attempt.end.is_some_and(|end| end.outcome == AttemptOutcome::Lost) && may_have_run
+        });
+        if lost.count() >= LOSSES_MAX_COUNT {
+            self.violated(format!("B9: {} is assigned after {LOSSES_MAX_COUNT} losses of its step", task.id));
+        }
+    }
+
+    /// The attempts of the current step of a task.
+    fn attempts_of<'a>(&'a self, task: &'a Task) -> impl Iterator<Item = &'a Attempt> {
+        let of_task = self.attempts.iter().filter(|((id, _), _)| *id == task.id);
+        of_task.map(|(_, row)| &row.attempt).filter(|attempt| attempt.step == task.step)
+    }
+
+    /// What counts against the tries of a step is something that its handler did.
+    fn check_charge(&self, task: &Task) -> Option<String> {
+        let to_blame = self.attempts_of(task).filter(|attempt| {
+            let revoked_for = attempt.revoke.map(|revoke| revoke.reason);
+            match attempt.end.map(|end| end.outcome) {
+                Some(AttemptOutcome::Failed | AttemptOutcome::Panicked | AttemptOutcome::TimedOut) => true,
+                Some(AttemptOutcome::Lost) => attempt.started_at.is_some(),
+                Some(AttemptOutcome::Cancelled) => revoked_for == Some(RevokeReason::RunTimeout),
+                Some(AttemptOutcome::NotStarted) => task.artifact.is_some(),
+                Some(
+                    AttemptOutcome::Succeeded
+                    | AttemptOutcome::Returned
+                    | AttemptOutcome::Withdrawn
+                    | AttemptOutcome::Resolved,
+                )
+                | None => false,
+            }
+        });
+        let count = u32::try_from(to_blame.count()).unwrap_or(u32::MAX);
+        (task.charge > count).then(|| format!("C6: {} is charged {} tries of {count}", task.id, task.charge))
+    }
+
+    /// A cancel of what somebody has in hand is on its way until it is answered.
+    fn check_cancel(&self, task: &Task) -> Option<String> {
+        let cancel = task.cancel.as_ref()?;
+        let open = self.open_attempt(&task.id)?;
+        let in_hand = matches!(task.status, Status::Assigned | Status::Running);
+        let stoppable = open.attempt.repeatable || cancel.force || task.status == Status::Assigned;
+        let asked = open.attempt.revoke.is_some();
+        (in_hand && stoppable && !asked).then(|| format!("H: nobody asks for the cancel of {}", task.id))
     }
 
     fn check_assigned(&mut self, before: &Subject, after: &Subject) {
@@ -83,6 +166,8 @@ impl Store {
                 found
                     .push(format!("invariant 4: two tasks of workspace {} are past blocked", task.workspace));
             }
+            found.extend(self.check_charge(&task));
+            found.extend(self.check_cancel(&task));
             if task.position.is_some() && all().filter(|other| other.position == task.position).count() > 1 {
                 found.push(format!(
                     "two tasks of workspace {} have position {:?}",

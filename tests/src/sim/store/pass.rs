@@ -8,17 +8,24 @@ use switchyard_dispatcher::schedule::{
     AgentView, Candidate, Class, PoolView, Snapshot, classes_with_capacity,
 };
 
+use crate::sim::agenda::Millis;
+
 use super::tables::{AgentRow, Store, TaskRow};
 
 impl Store {
     /// One pool as a pass sees it: its agents, and the first candidates of each class that has capacity.
     #[must_use]
-    pub fn snapshot(&self, pool: &PoolId) -> Snapshot {
-        let view = PoolView { id: pool.clone(), paused: None, revoked: false };
+    pub fn snapshot(&self, now: Millis, pool: &PoolId) -> Snapshot {
+        let view = PoolView {
+            id: pool.clone(),
+            paused: self.pause(self.paused.pool),
+            revoked: self.revoked,
+            quiet_until: self.quiet_until(now),
+        };
         let of_pool = self.agents.iter().filter(|(agent, _)| agent.pool == *pool);
         let agents: Vec<AgentView> = of_pool.map(|(agent, row)| self.agent_view(agent, row)).collect();
         let mut by_class: BTreeMap<Class, Vec<Candidate>> = BTreeMap::new();
-        for row in self.tasks.values().filter(|row| row.task.pool == *pool && is_runnable(row)) {
+        for row in self.tasks.values().filter(|row| row.task.pool == *pool && self.is_runnable(row)) {
             let candidate = candidate(row);
             by_class.entry(candidate.class.clone()).or_default().push(candidate);
         }
@@ -43,6 +50,11 @@ impl Store {
         self.served_rank.keys().cloned().collect()
     }
 
+    fn is_runnable(&self, row: &TaskRow) -> bool {
+        let paused = self.paused.workspaces.contains(&row.task.workspace);
+        row.task.status == Status::Pending && row.task.run_after.is_none() && !paused
+    }
+
     fn agent_view(&self, agent: &AgentRef, row: &AgentRow) -> AgentView {
         let mine = || {
             self.open_attempts().map(|(_, open)| open).filter(|open| {
@@ -60,15 +72,11 @@ impl Store {
             handlers: row.handlers.clone(),
             live: row.live,
             draining: row.draining,
-            paused: None,
+            paused: self.pause(self.paused.agents.contains(agent)),
             open: count(mine().count()),
             open_exclusive: count(mine().filter(|open| open.exclusive).count()),
         }
     }
-}
-
-fn is_runnable(row: &TaskRow) -> bool {
-    row.task.status == Status::Pending && row.task.run_after.is_none()
 }
 
 fn candidate(row: &TaskRow) -> Candidate {

@@ -21,7 +21,8 @@ impl Store {
         let mut known = self.known();
         let (verdicts, changes) = judge(&mut known, beats);
         for (session, agent) in &changes.begun {
-            self.sessions.insert(*session, SessionRow { agent: agent.clone(), ended: None });
+            self.sessions
+                .insert(*session, SessionRow { agent: agent.clone(), ended: None, refused_at: None });
         }
         for session in &changes.superseded {
             if let Some(row) = self.sessions.get_mut(session) {
@@ -39,7 +40,8 @@ impl Store {
     }
 
     fn known(&self) -> Known {
-        let pools = self.served_rank.keys().map(|pool| (pool.clone(), Grant::Live)).collect();
+        let grant = if self.revoked { Grant::Revoked } else { Grant::Live };
+        let pools = self.served_rank.keys().map(|pool| (pool.clone(), grant)).collect();
         let current = self.agents.iter().filter(|(_, row)| self.is_current(row.session));
         let agents = current
             .map(|(agent, row)| (agent.clone(), Current { session: row.session, sequence: row.sequence }))
@@ -103,12 +105,12 @@ impl Store {
     }
 
     /// Ends the sessions of agents that have been silent for `lost_after` by the database clock, whoever heard them last.
-    pub fn declare_lost(&mut self, now: Millis, lost_after: Millis) -> Vec<AgentRef> {
+    pub fn declare_lost(&mut self, now: Millis, lost_after: Millis) -> Vec<(AgentRef, SessionId)> {
         let mut lost = Vec::new();
         for (agent, row) in &mut self.agents {
             if row.live && row.last_seen + lost_after < now {
                 row.live = false;
-                lost.push(agent.clone());
+                lost.push((agent.clone(), row.session));
                 if let Some(session) = self.sessions.get_mut(&row.session) {
                     session.ended.get_or_insert(LossReason::Silent);
                 }

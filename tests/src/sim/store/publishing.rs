@@ -13,9 +13,6 @@ use std::time::Duration;
 use super::tables::{AttemptRow, Store, TaskRow};
 use crate::sim::agenda::Millis;
 
-/// The restore epoch; no run of the simulation restores.
-pub const EPOCH: i64 = 1;
-
 impl Store {
     /// The content of an open attempt whose publisher is `replica` under this number; none otherwise.
     #[must_use]
@@ -61,7 +58,7 @@ impl Store {
             digest: approval.digest.clone(),
         });
         Some(Assignment {
-            epoch: EPOCH,
+            epoch: self.epoch,
             task_id: task.id.clone(),
             attempt: attempt.number,
             lease: attempt.assignee.lease,

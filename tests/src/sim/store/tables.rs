@@ -10,6 +10,7 @@ use switchyard_common::contract::ids::{AgentRef, HandlerName, PoolId, SessionId,
 use switchyard_common::task::{Attempt, LossReason, Task};
 
 use super::letters::Letter;
+use super::operate::Paused;
 use crate::sim::agenda::Millis;
 
 /// A workspace.
@@ -89,6 +90,8 @@ pub struct SessionRow {
     pub agent: AgentRef,
     /// Why it is over, and never accepted again.
     pub ended: Option<LossReason>,
+    /// When it was fenced or revoked.
+    pub refused_at: Option<Millis>,
 }
 
 /// Source and id of an event.
@@ -117,6 +120,12 @@ pub struct Store {
     pub letters: BTreeMap<String, Letter>,
     /// When each replica wrote its own row last.
     pub replicas: BTreeMap<usize, Millis>,
+    /// The restore epoch (protocol G).
+    pub epoch: i64,
+    /// What is paused.
+    pub(super) paused: Paused,
+    /// The pool's grant is revoked.
+    pub revoked: bool,
     pub(super) seq: i64,
     /// Broken constraints and invariants, in the order in which they were found.
     pub violations: Vec<String>,
@@ -141,7 +150,11 @@ impl Store {
     /// A database with its pools.
     #[must_use]
     pub fn new(pools: &[PoolId]) -> Self {
-        Self { served_rank: pools.iter().map(|pool| (pool.clone(), 0)).collect(), ..Self::default() }
+        Self {
+            served_rank: pools.iter().map(|pool| (pool.clone(), 0)).collect(),
+            epoch: 1,
+            ..Self::default()
+        }
     }
 
     /// Notes that something is as it must never be.

@@ -1,8 +1,8 @@
-//! The listed patches that remove a guard each, and the test that must fail then.
+//! What the lists say.
 
 use serde::Deserialize;
 
-use super::sources;
+use crate::harness::sources;
 
 /// One patch of `tests/mutants/*.toml`.
 #[derive(Debug, Clone, Deserialize)]
@@ -18,6 +18,19 @@ pub struct Mutant {
     pub replace: String,
     /// What follows `cargo test`; the last word is the name of the test that must fail.
     pub check: String,
+    /// What `find` and `replace` are, where both can stand side by side in one program behind a switch; none = the patch is built alone.
+    #[serde(default)]
+    pub switch: Option<Switch>,
+}
+
+/// What can be switched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Switch {
+    /// Expressions of the same type.
+    Expression,
+    /// Whole statements.
+    Statement,
 }
 
 #[derive(Deserialize)]
@@ -53,5 +66,12 @@ impl Mutant {
             [&self.guard, &self.file, &self.check].iter().any(|text| text.contains(word.as_str()))
         };
         words.is_empty() || words.iter().any(has)
+    }
+
+    /// Whether its test needs a broker and a database: all do but unit tests and what is known to do without.
+    #[must_use]
+    pub fn needs_services(&self) -> bool {
+        let alone = ["--lib", "--test simulation", "--test fairness", "--test pure_modules"];
+        !alone.iter().any(|without| self.check.contains(without))
     }
 }

@@ -1,0 +1,15 @@
+//! The listed patches that remove a guard each, and the test that must fail then.
+//!
+//! - [`list`]: what `tests/mutants/*.toml` say
+//! - [`tree`]: a copy of the checkout in which guards are removed, so that the checkout itself stays as it is
+//! - [`switched`]: many guards behind a switch each, so that one build serves them all
+//! - [`check`]: runs the test of a mutant and says what killed it
+
+pub mod check;
+pub mod list;
+pub mod switched;
+pub mod tree;
+
+pub use check::{Check, Verdict};
+pub use list::{Mutant, Switch, listed};
+pub use tree::Tree;
