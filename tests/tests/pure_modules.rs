@@ -4,7 +4,7 @@
 use switchyard_tests::harness::sources::{self, Source};
 
 /// Everything that decides: no I/O, no clock, no randomness but what comes as an argument (style 2).
-const PURE: [&str; 23] = [
+const PURE: [&str; 24] = [
     "common/src/task",
     "common/src/contract",
     "common/src/failure.rs",
@@ -13,6 +13,7 @@ const PURE: [&str; 23] = [
     "dispatcher/src/schedule",
     "dispatcher/src/intake/admit.rs",
     "dispatcher/src/intake/command.rs",
+    "dispatcher/src/intake/deliveries.rs",
     "dispatcher/src/intake/new_task.rs",
     "dispatcher/src/settle/batch.rs",
     "dispatcher/src/settle/manifest.rs",

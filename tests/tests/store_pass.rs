@@ -11,6 +11,9 @@ use switchyard_common::contract::report::OutcomeEnd;
 use switchyard_common::task::{AssignTo, Input};
 use switchyard_dispatcher::pass::{PassEnd, run_once};
 use switchyard_dispatcher::store::intake::store;
+use switchyard_dispatcher::store::operate::{Pausable, fence, pause};
+use switchyard_dispatcher::store::route::{Resend, claim_resends, dispatches, record_confirms};
+use switchyard_dispatcher::store::view::{TaskFilter, tasks};
 use switchyard_dispatcher::store::{Named, apply};
 use switchyard_tests::harness::database::TestDatabase;
 use switchyard_tests::harness::events::{RULES, store_one, submission};
@@ -208,4 +211,62 @@ async fn incident_29_an_agent_that_is_not_live_gets_nothing() {
     seed.agent("default", "worker-0").await;
     seed.execute("UPDATE agents SET live = false", &[]).await;
     assert!(assigned(&database).await.is_empty());
+}
+
+#[tokio::test]
+async fn after_a_fence_an_exclusive_task_waits_until_the_handlers_of_before_are_gone() {
+    let database = TestDatabase::new().await;
+    let seed = Seed::new(&database.db);
+    store_one(&database.db, submission("t", "w", "plan_and_apply", json!({}))).await;
+    store_one(&database.db, submission("free", "other", "plan", json!({}))).await;
+    seed.agent("default", "worker-0").await;
+    assert_eq!(fence(&database.db, "ann", "restored").await.unwrap().sessions, 1);
+    seed.agent("default", "worker-1").await;
+    assert_eq!(assigned(&database).await, ["free"]);
+    let shown =
+        tasks(&database.db, &TaskFilter { task_id: Some("t".into()), limit: 1, ..TaskFilter::default() })
+            .await
+            .unwrap();
+    assert!(shown[0].waiting_for.contains("a fence"), "{}", shown[0].waiting_for);
+    seed.execute(
+        "UPDATE agent_sessions SET ended_at = now() - interval '31 s' WHERE ended_at IS NOT NULL",
+        &[],
+    )
+    .await;
+    assert_eq!(assigned(&database).await, ["t"]);
+}
+
+#[tokio::test]
+async fn nothing_is_assigned_of_what_is_paused_and_everything_once_it_is_resumed() {
+    let database = TestDatabase::new().await;
+    let db = &database.db;
+    store_one(db, submission("t", "w", "plan", json!({}))).await;
+    Seed::new(db).agent("default", "worker-0").await;
+    let agent = Pausable::Agent { pool: "default".into(), agent: "worker-0".into() };
+    for what in [Pausable::Pool("default".into()), agent, Pausable::Workspace("w".into())] {
+        assert!(pause(db, &what, "ann", Some("rest")).await.unwrap());
+        assert!(assigned(&database).await.is_empty(), "{what}");
+        assert!(pause(db, &what, "ann", None).await.unwrap());
+    }
+    assert_eq!(assigned(&database).await, ["t"]);
+}
+
+#[tokio::test]
+async fn another_publish_has_another_number_before_it_is_sent_and_only_one_replica_claims_it() {
+    let database = TestDatabase::new().await;
+    store_one(&database.db, submission("t", "w", "plan", json!({}))).await;
+    Seed::new(&database.db).agent("default", "worker-0").await;
+    let key = run_once(&database.db, &pool()).await.unwrap().assigned.remove(0);
+    let first = [Resend { key: key.clone(), publish_no: 1 }];
+    let other = database.another_replica();
+    assert_eq!(claim_resends(&database.db, &first).await.unwrap(), [key.clone()]);
+    assert!(
+        claim_resends(&other, &first).await.unwrap().is_empty(),
+        "the publish that it gives up is not the last"
+    );
+    let sent = dispatches(&database.db, std::slice::from_ref(&key)).await.unwrap();
+    assert_eq!(sent[0].assignment.publish_no, 2);
+    record_confirms(&database.db, std::slice::from_ref(&key)).await.unwrap();
+    let second = [Resend { key, publish_no: 2 }];
+    assert!(claim_resends(&database.db, &second).await.unwrap().is_empty(), "it was confirmed");
 }

@@ -20,6 +20,7 @@ use uuid::Uuid;
 use super::admit::admit;
 use super::answer;
 use super::command::{Admitted, Rejection, Verdict};
+use super::deliveries::{Handling, handling};
 use crate::context::Context;
 use crate::settle::put_back::PutBack;
 use crate::store::StoreError;
@@ -36,10 +37,6 @@ pub const BATCH_MAX_BYTES: usize = 8 * 1024 * 1024;
 pub const HELD_MAX_COUNT: usize = PREFETCH_COUNT as usize / 10;
 /// How often held events are tried again.
 const HELD_RETRY: Duration = Duration::from_millis(200);
-/// An event that was delivered this often is handled alone (protocol D4).
-const ALONE_FROM_DELIVERIES: u64 = 3;
-/// An event that was delivered this often is poison (protocol D4).
-const POISON_FROM_DELIVERIES: u64 = 10;
 /// Wait while the database is away, between tries.
 const STORE_WAIT: Duration = Duration::from_millis(500);
 
@@ -117,9 +114,9 @@ impl Intake {
 
     /// Stores a batch; one that fails falls back to one transaction per event, so that a poison row cannot hold the rest.
     async fn handle(&mut self, batch: Vec<Event>, shutdown: &Shutdown) {
-        let (alone, together): (Vec<Event>, Vec<Event>) = batch
-            .into_iter()
-            .partition(|event| delivery_count(&event.message.properties.headers) >= ALONE_FROM_DELIVERIES);
+        let (alone, together): (Vec<Event>, Vec<Event>) = batch.into_iter().partition(|event| {
+            handling(delivery_count(&event.message.properties.headers)) >= Handling::Alone
+        });
         self.handle_together(together, shutdown).await;
         for event in alone {
             self.handle_together(vec![event], shutdown).await;
@@ -287,7 +284,7 @@ impl Intake {
 /// Parses and resolves one event. A panic in there concerns that event alone (design 5).
 fn admit_message(context: &Context, message: &Message) -> Result<Admitted, Rejection> {
     let deliveries = delivery_count(&message.properties.headers);
-    if deliveries >= POISON_FROM_DELIVERIES {
+    if handling(deliveries) == Handling::Poison {
         return Err(Rejection::new(
             FailureKind::Poison,
             format!("the event was delivered {deliveries} times without being settled"),

@@ -60,6 +60,15 @@ fn start(db: &Db, wake: &Wake, to_route: &ToRoute, shutdown: &Shutdown, pool: Po
     drop(spawn_guarded(name, async move { ticker.run().await }));
 }
 
+/// After which wait a pass must run again for the wake-up that it was run for; none when it has consumed it. One that found the pool
+/// locked saw nothing: the pass of the other replica may have begun before the wake-up (protocol E3). Pure.
+fn comes_back(end: PassEnd, more: bool) -> Option<Duration> {
+    match end {
+        PassEnd::Busy => Some(BUSY_WAIT),
+        PassEnd::Done => more.then_some(Duration::ZERO),
+    }
+}
+
 struct Ticker {
     db: Db,
     woken: Arc<Notify>,
@@ -92,10 +101,8 @@ impl Ticker {
         if !report.assigned.is_empty() && self.to_route.send(report.assigned).await.is_err() {
             tracing::error!(pool = %self.pool, "routing has ended; another replica will publish what was assigned");
         }
-        match report.end {
-            PassEnd::Busy => self.come_back(BUSY_WAIT).await,
-            PassEnd::Done if report.more => self.woken.notify_one(),
-            PassEnd::Done => {}
+        if let Some(wait) = comes_back(report.end, report.more) {
+            self.come_back(wait).await;
         }
     }
 
@@ -103,5 +110,17 @@ impl Ticker {
     async fn come_back(&self, wait: Duration) {
         self.shutdown.sleep(wait).await;
         self.woken.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wake_up_is_consumed_only_by_a_pass_that_saw_everything() {
+        assert_eq!(comes_back(PassEnd::Done, false), None);
+        assert_eq!(comes_back(PassEnd::Done, true), Some(Duration::ZERO));
+        assert_eq!(comes_back(PassEnd::Busy, false), Some(BUSY_WAIT));
     }
 }

@@ -2,8 +2,11 @@
 
 use std::io::Read;
 use std::os::unix::process::CommandExt as _;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 use super::switched;
 use super::tree::Tree;
@@ -71,22 +74,12 @@ impl Check<'_> {
         let mut child =
             self.command().stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).spawn()?;
         let (out, err) = (child.stdout.take(), child.stderr.take());
-        let out = std::thread::spawn(move || text_of(out));
-        let err = std::thread::spawn(move || text_of(err));
-        let group = nix::unistd::Pid::from_raw(i32::try_from(child.id())?);
-        let started = Instant::now();
-        let status = loop {
-            if let Some(status) = child.try_wait()? {
-                break Some(status);
-            }
-            if started.elapsed() > HANGS_AFTER {
-                let _gone = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
-                child.wait()?;
-                break None;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        };
-        let (out, err) = (out.join().unwrap_or_default(), err.join().unwrap_or_default());
+        let (out, err, status) = std::thread::scope(|scope| {
+            let (out, err) = (scope.spawn(|| text_of(out)), scope.spawn(|| text_of(err)));
+            let status = ended(&mut child);
+            (out.join().unwrap_or_default(), err.join().unwrap_or_default(), status)
+        });
+        let status = status?;
         Ok(match status {
             None => Verdict::Broken(format!("no end after {} s", HANGS_AFTER.as_secs())),
             Some(_) if out.contains("test result: FAILED") => Verdict::Killed(killer(&out)),
@@ -106,6 +99,23 @@ impl Check<'_> {
             .args(self.arguments.split_whitespace())
             .stdin(Stdio::null());
         command
+    }
+}
+
+/// Waits for the end; none when it hangs, and is killed with all that it started.
+fn ended(child: &mut Child) -> anyhow::Result<Option<ExitStatus>> {
+    let group = Pid::from_raw(i32::try_from(child.id())?);
+    let started = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if started.elapsed() > HANGS_AFTER {
+            let _gone_already = killpg(group, Signal::SIGKILL);
+            child.wait()?;
+            return Ok(None);
+        }
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 

@@ -31,6 +31,8 @@ pub enum Switch {
     Expression,
     /// Whole statements.
     Statement,
+    /// Parts of the text of a constant that a function keeps its SQL in.
+    Sql,
 }
 
 #[derive(Deserialize)]

@@ -24,43 +24,82 @@ pub fn switch() -> String {
 /// # Errors
 /// Where a patch does not fit, or two overlap without being the same.
 pub fn apply(path: &str, text: &str, mutants: &[(u32, &Mutant)]) -> Result<String, String> {
-    let mut places: Vec<(usize, &Mutant, Vec<(u32, &Mutant)>)> = Vec::new();
+    let mut places: Vec<Place<'_>> = Vec::new();
     for (number, mutant) in mutants {
-        let at =
-            text.find(&mutant.find).ok_or_else(|| format!("{}: the patch does not fit", mutant.guard))?;
-        let same =
-            places.iter_mut().find(|(place, first, _)| *place == at && first.find.len() == mutant.find.len());
-        match same {
-            Some((_, _, all)) => all.push((*number, mutant)),
-            None => places.push((at, mutant, vec![(*number, mutant)])),
+        let place = Place::of(text, *number, mutant)?;
+        match places.iter_mut().find(|known| (known.from, known.to) == (place.from, place.to)) {
+            Some(known) => known.removed.extend(place.removed),
+            None => places.push(place),
         }
     }
-    places.sort_by_key(|(at, ..)| *at);
+    places.sort_by_key(|place| place.from);
+    let krate = if path.starts_with("common/") { "crate" } else { "switchyard_common" };
     let (mut switched, mut rest_at) = (String::new(), 0);
-    for (at, first, all) in places {
-        if at < rest_at {
-            return Err(format!("{}: the patch overlaps another one: build it alone", first.guard));
+    for place in places {
+        if place.from < rest_at {
+            return Err(format!("{}: the patch overlaps another one: build it alone", place.guard));
         }
-        switched.push_str(&text[rest_at..at]);
-        switched.push_str(&behind(path, first, &all));
-        rest_at = at + first.find.len();
+        switched.push_str(&text[rest_at..place.from]);
+        switched.push_str(&place.behind_switches(krate, text));
+        rest_at = place.to;
     }
     switched.push_str(&text[rest_at..]);
     Ok(switched)
 }
 
-fn behind(path: &str, first: &Mutant, all: &[(u32, &Mutant)]) -> String {
-    let krate = if path.starts_with("common/") { "crate" } else { "switchyard_common" };
-    let mut chain: String = all
-        .iter()
-        .map(|(number, mutant)| {
-            format!("if {krate}::removed_guard::is({number}) {{ {} }} else ", mutant.replace)
-        })
-        .collect();
-    chain.push_str(&format!("{{ {} }}", first.find));
-    match first.switch {
-        Some(Switch::Expression) => format!("({chain})"),
-        Some(Switch::Statement) | None => chain,
+/// A part of a file that is switched.
+struct Place<'a> {
+    guard: &'a str,
+    switch: Switch,
+    from: usize,
+    to: usize,
+    /// Of a constant: its name.
+    name: &'a str,
+    /// What stands there instead, by the number of the removed guard.
+    removed: Vec<(u32, String)>,
+}
+
+impl<'a> Place<'a> {
+    fn of(text: &'a str, number: u32, mutant: &'a Mutant) -> Result<Self, String> {
+        let at =
+            text.find(&mutant.find).ok_or_else(|| format!("{}: the patch does not fit", mutant.guard))?;
+        let switch = mutant.switch.unwrap_or(Switch::Statement);
+        let (guard, to) = (&mutant.guard, at + mutant.find.len());
+        if switch != Switch::Sql {
+            return Ok(Self {
+                guard,
+                switch,
+                from: at,
+                to,
+                name: "",
+                removed: vec![(number, mutant.replace.clone())],
+            });
+        }
+        let not_sql = || format!("{guard}: the patch is not in a constant of a function");
+        let from = text[..at].rfind("const ").ok_or_else(not_sql)?;
+        let to = to + text[to..].find("\";").ok_or_else(not_sql)? + 2;
+        let (head, value) = text[from..to].split_once(": &str = ").ok_or_else(not_sql)?;
+        let name = head.trim_start_matches("const ");
+        let removed = vec![(number, value.trim_end_matches(';').replacen(&mutant.find, &mutant.replace, 1))];
+        Ok(Self { guard, switch, from, to, name, removed })
+    }
+
+    fn behind_switches(&self, krate: &str, text: &str) -> String {
+        let whole = &text[self.from..self.to];
+        let kept = match self.switch {
+            Switch::Expression | Switch::Statement => whole,
+            Switch::Sql => whole.split_once(" = ").map_or(whole, |(_, value)| value.trim_end_matches(';')),
+        };
+        let removed = self.removed.iter();
+        let mut chain: String = removed
+            .map(|(number, text)| format!("if {krate}::removed_guard::is({number}) {{ {text} }} else "))
+            .collect();
+        chain.push_str(&format!("{{ {kept} }}"));
+        match self.switch {
+            Switch::Expression => format!("({chain})"),
+            Switch::Statement => chain,
+            Switch::Sql => format!("let {}: &str = {chain};", self.name),
+        }
     }
 }
 
@@ -97,6 +136,13 @@ mod tests {
         assert_eq!(
             text,
             "(if crate::removed_guard::is(1) { 1 } else if crate::removed_guard::is(2) { 2 } else { a })"
+        );
+        let sql = mutant("id = 1", "true", Switch::Sql);
+        let text =
+            apply("dispatcher/src/x.rs", "const SQL: &str = \"A WHERE id = 1\";", &[(3, &sql)]).unwrap();
+        assert_eq!(
+            text,
+            "let SQL: &str = if switchyard_common::removed_guard::is(3) { \"A WHERE true\" } else { \"A WHERE id = 1\" };"
         );
         let wide = mutant("a + b", "1", Switch::Expression);
         assert!(apply("common/src/x.rs", "a + b", &[(1, &one), (2, &wide)]).is_err());
