@@ -5,7 +5,7 @@
     reason = "all of this is tests; clippy exempts only the test functions themselves"
 )]
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use chrono::Utc;
 use serde_json::{Value, json};
 use switchyard_common::broker::headers::{HeaderValue, Headers};
@@ -182,6 +182,39 @@ async fn events_that_cannot_be_read_are_rejected_one_by_one_and_disturb_nothing(
     bench.data(InvalidValue, submitted, late).await?;
     bench.good("good-2").await?;
     bench.settled().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_letter_and_the_answer_name_the_event_as_far_as_it_can_be_read() -> anyhow::Result<()> {
+    use FailureKind::{MalformedEvent, OversizedEvent, UnknownKind};
+    let mut bench = Bench::new("bad_input_names").await?;
+    let whole = |id: &str| {
+        let mut event = envelope(submission("t", "shop", "no_such_kind", json!({})));
+        event["id"] = json!(id);
+        event.to_string()
+    };
+    let large =
+        format!(r#"{{"id":"large","source":"/tests","data":"{}"}}"#, "x".repeat(EVENT_BODY_MAX_BYTES));
+    let mut anonymous: Value = serde_json::from_str(&whole("anonymous"))?;
+    anonymous.as_object_mut().expect("an object").remove("source");
+    let broken = r#"{"id":"broken","source":"/tests","data":{"#;
+    for (id, kind, body) in [
+        ("whole", UnknownKind, whole("whole")),
+        ("large", OversizedEvent, large),
+        ("broken", MalformedEvent, broken.to_owned()),
+        ("anonymous", MalformedEvent, anonymous.to_string()),
+    ] {
+        let rejected = bench.bytes(id, kind, body).await?;
+        assert_eq!(rejected.event_id.as_deref(), Some(id));
+    }
+    let letters = bench.settled().await?;
+    let named = |id: &str| letters.iter().find(|letter| letter.event_id.as_deref() == Some(id)).cloned();
+    for id in ["whole", "large", "broken"] {
+        let letter = named(id).with_context(|| format!("no letter names {id}: {letters:?}"))?;
+        assert!(letter.event_source.is_some_and(|source| source.starts_with("/tests")), "{id}");
+    }
+    assert_eq!(named("anonymous").context("the event without a source")?.event_source, None);
     Ok(())
 }
 

@@ -66,8 +66,7 @@ pub fn parse_event(
         Mode::Structured => from_body(value)?,
         Mode::Binary => from_headers(headers, value),
     };
-    let identity = envelope.identity();
-    envelope.read(routing_key, headers, now).map_err(|problem| EventError::of(problem, identity))
+    Ok(envelope.read(routing_key, headers, now)?)
 }
 
 /// Where the attributes are.
@@ -143,13 +142,6 @@ impl Envelope {
             None | Some("") => Err(EventProblem::AttributeMissing { name }),
             Some(text) => Ok(text),
         }
-    }
-
-    /// Id and source, where they are fit to be repeated.
-    fn identity(&self) -> (Option<String>, Option<String>) {
-        let id = self.required("id").ok().filter(|id| check_printable(id).is_ok());
-        let source = self.required("source").ok().filter(|source| is_source(source));
-        (id.map(str::to_owned), source.map(str::to_owned))
     }
 
     fn read(

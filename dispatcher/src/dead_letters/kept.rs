@@ -1,13 +1,13 @@
 //! What a letter keeps of a message: its identity, its names, its headers and its payload, for any bytes whatever.
 
-use serde::Deserialize;
 use serde_json::Value;
 use switchyard_common::broker::Message;
 use switchyard_common::broker::headers::HeaderValue;
 use switchyard_common::contract::cloudevent::BINARY_HEADER_PREFIX;
 use switchyard_common::contract::ids::Digest;
-use switchyard_common::contract::limits::{EVENT_BODY_MAX_BYTES, ID_MAX_CHARS, SOURCE_MAX_CHARS};
+use switchyard_common::contract::limits::EVENT_BODY_MAX_BYTES;
 
+use super::event_ids::EventIds;
 use super::scrub;
 
 /// Largest payload that a letter keeps, in bytes: an event at its limit is kept whole, so that it can be replayed.
@@ -115,6 +115,8 @@ impl Payload {
 pub struct Kept {
     /// What it is known by.
     pub identity: Identity,
+    /// Source and id as far as they can be read: of an event that cannot be identified by them, too.
+    pub ids: EventIds,
     /// The exchange that it was published to.
     pub exchange: String,
     /// The routing key that it was published with.
@@ -133,8 +135,9 @@ impl Kept {
     /// Of an event: the payload is kept as it is, so that it can be replayed.
     #[must_use]
     pub fn of_event(message: &Message) -> Self {
-        let identity = event_identity(message).unwrap_or_else(|| hashed(message));
-        Self { identity, ..Self::of(message, &message.body) }
+        let ids = EventIds::of(message);
+        let identity = ids.identity().unwrap_or_else(|| hashed(message));
+        Self { identity, ids, ..Self::of(message, &message.body) }
     }
 
     /// Of any other message: lease tokens are taken out of the payload.
@@ -151,6 +154,7 @@ impl Kept {
         let traceparent = properties.headers.get("traceparent").and_then(HeaderValue::as_text);
         Self {
             identity: hashed(message),
+            ids: EventIds::default(),
             exchange: message.exchange.clone(),
             routing_key: message.routing_key.clone(),
             message_id: properties.message_id.clone(),
@@ -165,16 +169,6 @@ fn size(bytes: usize) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
-/// Source and id, when both can be read. Read here alone, so that the failure and the broker's copy find the same.
-#[must_use]
-pub fn event_identity(message: &Message) -> Option<Identity> {
-    let (source, id) = binary_ids(message).or_else(|| structured_ids(&message.body))?;
-    let fits = |text: &str, max: usize| {
-        !text.is_empty() && text.chars().nth(max).is_none() && !text.chars().any(char::is_control)
-    };
-    (fits(&source, SOURCE_MAX_CHARS) && fits(&id, ID_MAX_CHARS)).then_some(Identity::Event { source, id })
-}
-
 /// An attribute that travels in the headers (CloudEvents binary mode).
 #[must_use]
 pub fn binary_attribute<'a>(message: &'a Message, name: &str) -> Option<&'a str> {
@@ -182,24 +176,6 @@ pub fn binary_attribute<'a>(message: &'a Message, name: &str) -> Option<&'a str>
     [BINARY_HEADER_PREFIX, OTHER_BINARY_PREFIX]
         .iter()
         .find_map(|prefix| headers.get(&format!("{prefix}{name}"))?.as_text())
-}
-
-fn binary_ids(message: &Message) -> Option<(String, String)> {
-    let source = binary_attribute(message, "source")?;
-    let id = binary_attribute(message, "id")?;
-    Some((source.to_owned(), id.to_owned()))
-}
-
-fn structured_ids(body: &[u8]) -> Option<(String, String)> {
-    #[derive(Deserialize)]
-    struct Ids {
-        source: String,
-        id: String,
-    }
-    if body.len() > EVENT_BODY_MAX_BYTES {
-        return None;
-    }
-    serde_json::from_slice::<Ids>(body).ok().map(|ids| (ids.source, ids.id))
 }
 
 /// By body and the properties that the broker leaves alone when it dead-letters.
@@ -233,6 +209,7 @@ fn hashed(message: &Message) -> Identity {
 #[cfg(test)]
 mod tests {
     use switchyard_common::broker::Properties;
+    use switchyard_common::contract::limits::ID_MAX_CHARS;
 
     use super::*;
 

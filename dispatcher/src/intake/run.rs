@@ -22,6 +22,7 @@ use super::answer;
 use super::command::{Admitted, Rejection, Verdict};
 use super::deliveries::{Handling, handling};
 use crate::context::Context;
+use crate::dead_letters::event_ids::EventIds;
 use crate::settle::put_back::PutBack;
 use crate::store::StoreError;
 use crate::store::intake::{IntakeRules, Stored, store};
@@ -275,7 +276,7 @@ impl Intake {
             }
         }
         metrics::counter!("switchyard_events_total", "answer" => "rejected").increment(1);
-        let event_id = event.admitted.as_ref().ok().map(|admitted| admitted.key.id.clone());
+        let event_id = EventIds::of(&event.message).id;
         self.answer(&event.message, &Answer::Rejected(rejection.answer(event_id.as_deref())));
         let _ = event.acker.nack(false).await;
     }

@@ -277,27 +277,18 @@ pub struct EventError {
     pub message: String,
     /// What to do about it.
     pub what_to_do: String,
-    /// The event's id and source, where they could be read and follow their own rules.
-    pub identity: (Option<String>, Option<String>),
     /// The same, for programs.
     pub problem: Box<EventProblem>,
 }
 
-impl EventError {
-    pub(super) fn of(problem: EventProblem, identity: (Option<String>, Option<String>)) -> Self {
+impl From<EventProblem> for EventError {
+    fn from(problem: EventProblem) -> Self {
         Self {
             kind: problem.kind(),
             message: problem.to_string(),
             what_to_do: problem.what_to_do(),
-            identity,
             problem: Box::new(problem),
         }
-    }
-}
-
-impl From<EventProblem> for EventError {
-    fn from(problem: EventProblem) -> Self {
-        Self::of(problem, (None, None))
     }
 }
 

@@ -82,13 +82,9 @@ fn of_kept(kept: Kept, queue: Option<String>) -> Half {
         Identity::Event { .. } => Origin::Event,
         Identity::Message { .. } => Origin::Message,
     };
-    let (event_source, event_id) = match &kept.identity {
-        Identity::Event { source, id } => (Some(source.clone()), Some(id.clone())),
-        Identity::Message { .. } => (None, None),
-    };
     Half {
-        event_source,
-        event_id,
+        event_source: kept.ids.source,
+        event_id: kept.ids.id,
         traceparent: kept.traceparent,
         transport: Some(Transport {
             queue,

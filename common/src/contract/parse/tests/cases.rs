@@ -267,12 +267,3 @@ fn names_from_the_event_are_cut_and_escaped_before_they_are_repeated() {
     let nasty = problem_with(SUBMITTED, with(task(), "a\n\u{1b}[31m", json!(1)));
     assert!(nasty.to_string().chars().all(|c| !c.is_control()), "{nasty}");
 }
-
-#[test]
-fn the_identity_of_a_rejected_event_is_kept_where_it_is_fit_to_be_repeated() {
-    let identity = |body: Value| read(SUBMITTED, body.to_string().as_bytes()).unwrap_err().identity;
-    let bad = event(SUBMITTED, json!({}));
-    assert_eq!(identity(bad.clone()), (Some("e-1".into()), Some("/tests".into())));
-    assert_eq!(identity(with(bad.clone(), "id", json!("x".repeat(200)))), (None, Some("/tests".into())));
-    assert_eq!(identity(with(bad, "source", Value::Null)), (Some("e-1".into()), None));
-}
