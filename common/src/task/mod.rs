@@ -22,5 +22,6 @@ pub use place::{Place, occupies_workspace, releases_workspace};
 pub use retry_delay::retry_delay;
 pub use status::Status;
 pub use transition::{
-    AssignTo, Context, Decision, Effect, Input, LossReason, Refusal, Reporter, ResolveTo, Verdict, transition,
+    AssignTo, Context, Decision, Effect, Input, LossReason, Refusal, Reporter, ResolveTo, Verdict, prove,
+    transition,
 };

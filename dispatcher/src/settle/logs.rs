@@ -51,7 +51,7 @@ impl Settler for Logs {
         for (report, end) in reports.iter().zip(ends) {
             match end {
                 LinesEnd::Stored => {}
-                LinesEnd::Unproven => narrate::unproven(report.sender, &report.lines.claim, "log"),
+                LinesEnd::Refused(why) => narrate::refused("log", report.sender, &report.lines.claim, &why),
             }
         }
         Ok(vec![Fate::Done; batch.len()])

@@ -1,7 +1,7 @@
 //! Settle: what agents report becomes the state of tasks (design 6.6).
 //!
 //! One consumer per queue: [`outcomes`], [`starts`], [`logs`]. Each turns a batch of reports into one transaction; [`consume`] is the
-//! loop that they share. [`read`], [`refusal`], [`manifest`], [`batch`], [`outcome`] decide without I/O.
+//! loop that they share. [`read`], [`refusal`], [`manifest`], [`batch`], [`outcome`], [`quiet`] decide without I/O.
 
 pub mod batch;
 pub mod consume;
@@ -11,6 +11,7 @@ mod narrate;
 pub mod outcome;
 pub mod outcomes;
 pub mod put_back;
+pub mod quiet;
 pub mod read;
 pub mod refusal;
 pub mod starts;

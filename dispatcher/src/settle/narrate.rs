@@ -1,10 +1,14 @@
 //! The log lines and counters of settling, each with task, workspace and attempt. Lease tokens are never among them.
 
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::Instant;
+
 use switchyard_common::contract::ids::AgentRef;
 use switchyard_common::contract::report::Claim;
 use switchyard_common::task::{Refusal, Subject, Verdict};
 
 use super::outcome::Settling;
+use super::quiet::{Complaint, Quiet};
 use super::refusal::{Loudness, loudness, word};
 use super::starts::Spoken;
 use crate::store::Applied;
@@ -54,17 +58,19 @@ pub(super) fn start(spoken: &Spoken<'_>, applied: &Applied) {
 }
 
 /// A report that changed nothing: counted by reason, logged, acked.
-fn refused(kind: &'static str, agent: &AgentRef, claim: &Claim, why: &Refusal) {
+pub(super) fn refused(kind: &'static str, agent: &AgentRef, claim: &Claim, why: &Refusal) {
     let reason = word(why);
-    metrics::counter!("switchyard_reports_without_effect_total", "type" => kind, "reason" => reason)
-        .increment(1);
+    count(kind, reason);
     let (task_id, attempt) = (&claim.task_id, claim.attempt);
     match loudness(why) {
         Loudness::Benign => {
             tracing::debug!(%task_id, attempt, %agent, report = kind, reason, "a report changed nothing");
         }
         Loudness::Suspicious => {
-            tracing::warn!(%task_id, attempt, %agent, report = kind, reason, %why, "a report changed nothing");
+            if let Some(left_out) = admit(kind, agent, reason) {
+                tracing::warn!(%task_id, attempt, %agent, report = kind, reason, %why, left_out,
+                    "a report changed nothing");
+            }
         }
         Loudness::Alarm => {
             metrics::counter!("switchyard_alarms_total", "alarm" => reason).increment(1);
@@ -74,18 +80,24 @@ fn refused(kind: &'static str, agent: &AgentRef, claim: &Claim, why: &Refusal) {
     }
 }
 
-/// Lines or parts whose claim is not that of an attempt of their sender, or, for parts, whose attempt has ended.
-pub(super) fn unproven(agent: &AgentRef, claim: &Claim, kind: &'static str) {
-    metrics::counter!("switchyard_reports_without_effect_total", "type" => kind, "reason" => "unproven")
-        .increment(1);
-    tracing::warn!(task_id = %claim.task_id, attempt = claim.attempt, %agent, report = kind, reason = "unproven",
-        "a report changed nothing");
-}
-
 /// A part beyond what an attempt may leave.
 pub(super) fn over_limit(agent: &AgentRef, claim: &Claim, name: &str) {
-    metrics::counter!("switchyard_reports_without_effect_total", "type" => "artifact", "reason" => "over_limit")
+    let reason = "over_limit";
+    count("artifact", reason);
+    if let Some(left_out) = admit("artifact", agent, reason) {
+        tracing::warn!(task_id = %claim.task_id, attempt = claim.attempt, %agent, name, report = "artifact",
+            reason, left_out, "an artifact part is beyond what an attempt may leave");
+    }
+}
+
+fn count(kind: &'static str, reason: &'static str) {
+    metrics::counter!("switchyard_reports_without_effect_total", "type" => kind, "reason" => reason)
         .increment(1);
-    tracing::warn!(task_id = %claim.task_id, attempt = claim.attempt, %agent, name, report = "artifact",
-        reason = "over_limit", "an artifact part is beyond what an attempt may leave");
+}
+
+/// Whether this line is due, and how many like it were left out. The counters have every one.
+fn admit(report: &'static str, agent: &AgentRef, reason: &'static str) -> Option<u64> {
+    static QUIET: LazyLock<Mutex<Quiet>> = LazyLock::new(Mutex::default);
+    let complaint = Complaint { agent: agent.clone(), report, reason };
+    QUIET.lock().unwrap_or_else(PoisonError::into_inner).admit(complaint, Instant::now())
 }

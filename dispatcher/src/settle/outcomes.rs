@@ -144,7 +144,7 @@ impl Outcomes {
         for (part, end) in parts.iter().zip(ends) {
             match end {
                 PartEnd::Stored => {}
-                PartEnd::Unproven => narrate::unproven(part.sender, &part.left.claim, "artifact"),
+                PartEnd::Refused(why) => narrate::refused("artifact", part.sender, &part.left.claim, &why),
                 PartEnd::OverLimit => {
                     narrate::over_limit(part.sender, &part.left.claim, &part.left.part.name)
                 }

@@ -8,10 +8,12 @@ use switchyard_common::contract::assignment::AttemptKey;
 use switchyard_common::contract::ids::{AgentRef, Digest};
 use switchyard_common::contract::limits::ARTIFACTS_MAX_COUNT;
 use switchyard_common::contract::report::LeftPart;
+use switchyard_common::task::Refusal;
 use tokio_postgres::types::ToSql;
 
 use super::db::{Db, Transaction};
 use super::error::StoreError;
+use super::refusals;
 use super::reports::{ClaimColumns, PROVEN_CLAIMS, Standing};
 use super::rows::{count, parsed};
 use super::save::int;
@@ -29,12 +31,12 @@ pub struct SentPart<'a> {
 }
 
 /// What became of a part.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PartEnd {
     /// It is stored, now or by an earlier copy.
     Stored,
     /// Its attempt is not open, or the claim is not its agent's: nothing is stored.
-    Unproven,
+    Refused(Refusal),
     /// Its attempt has left as much as it may.
     OverLimit,
 }
@@ -50,11 +52,28 @@ pub async fn store_parts(
     }
     db.transaction(|transaction| async move {
         let used = used_by_attempts(&transaction, parts).await?;
-        let (ends, taken) = admit(parts, used, total_max_bytes);
+        let (mut ends, taken) = admit(parts, used, total_max_bytes);
         insert(&transaction, &taken).await?;
+        explain(&transaction, parts, &mut ends).await?;
         Ok(ends)
     })
     .await
+}
+
+/// Says of every part that was refused, why.
+async fn explain(
+    transaction: &Transaction,
+    parts: &[SentPart<'_>],
+    ends: &mut [PartEnd],
+) -> Result<(), StoreError> {
+    let refused: Vec<(&SentPart<'_>, &mut PartEnd)> =
+        parts.iter().zip(ends).filter(|(_, end)| matches!(end, PartEnd::Refused(_))).collect();
+    let claims: Vec<_> =
+        refused.iter().map(|(part, _)| (part.sender, part.epoch, &part.left.claim)).collect();
+    for ((_, end), reason) in refused.into_iter().zip(refusals::reasons(transaction, &claims).await?) {
+        *end = PartEnd::Refused(reason);
+    }
+    Ok(())
 }
 
 /// What the attempt of each proven part has left so far, by place.
@@ -99,7 +118,7 @@ fn admit<'a>(
     let mut ends = Vec::with_capacity(parts.len());
     for (place, SentPart { left, .. }) in parts.iter().enumerate() {
         let Some(stored) = used.get(&place) else {
-            ends.push(PartEnd::Unproven);
+            ends.push(PartEnd::Refused(Refusal::UnknownAttempt));
             continue;
         };
         let key = left.claim.key();

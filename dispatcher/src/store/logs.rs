@@ -5,9 +5,11 @@ use std::collections::HashSet;
 use chrono::{DateTime, Utc};
 use switchyard_common::contract::ids::AgentRef;
 use switchyard_common::contract::report::{Claim, LogLines, LogStream};
+use switchyard_common::task::Refusal;
 
 use super::db::{Db, Transaction};
 use super::error::StoreError;
+use super::refusals;
 use super::reports::{ClaimColumns, PROVEN_CLAIMS, Standing};
 use super::rows::parsed;
 use super::save::int;
@@ -28,12 +30,12 @@ pub struct SentLines<'a> {
 }
 
 /// What became of a log report.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinesEnd {
     /// It is stored, now or by an earlier copy, as far as the limit reaches.
     Stored,
     /// Its claim is not that of an attempt of its sender: nothing is stored.
-    Unproven,
+    Refused(Refusal),
 }
 
 /// Appends lines. An attempt that has ended still takes them: the last ones of a lost agent tell most (incident 42).
@@ -51,7 +53,14 @@ pub async fn append(db: &Db, reports: &[SentLines<'_>]) -> Result<Vec<LinesEnd>,
             }
         }
         rows.insert(&transaction).await?;
-        let end = |place| if proven.contains(&place) { LinesEnd::Stored } else { LinesEnd::Unproven };
+        let refused = reports.iter().enumerate().filter(|(place, _)| !proven.contains(place));
+        let claims: Vec<_> =
+            refused.map(|(_, report)| (report.sender, report.epoch, &report.lines.claim)).collect();
+        let mut reasons = refusals::reasons(&transaction, &claims).await?.into_iter();
+        let end = |place| match proven.contains(&place) {
+            true => LinesEnd::Stored,
+            false => LinesEnd::Refused(reasons.next().unwrap_or(Refusal::UnknownAttempt)),
+        };
         Ok((0..reports.len()).map(end).collect())
     })
     .await

@@ -22,6 +22,7 @@ pub mod outbox;
 pub mod pass;
 pub mod presence;
 pub mod prune;
+mod refusals;
 pub mod reports;
 pub mod route;
 mod rows;

@@ -15,7 +15,7 @@ mod types;
 mod tests;
 
 pub use types::{
-    AssignTo, Context, Decision, Effect, Input, LossReason, Refusal, Reporter, ResolveTo, Verdict,
+    AssignTo, Context, Decision, Effect, Input, LossReason, Refusal, Reporter, ResolveTo, Verdict, prove,
 };
 
 use super::model::Subject;

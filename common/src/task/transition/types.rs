@@ -403,11 +403,23 @@ pub(super) fn proven<'a>(
     reporter: &Reporter,
     claim: &Claim,
 ) -> Result<&'a Attempt, Refusal> {
-    let attempt = subject
+    let named = subject
         .attempt
         .as_ref()
-        .filter(|attempt| attempt.number == claim.attempt && subject.task.id == claim.task_id)
-        .ok_or(Refusal::UnknownAttempt)?;
+        .filter(|attempt| attempt.number == claim.attempt && subject.task.id == claim.task_id);
+    prove(named, reporter, claim)
+}
+
+/// Whether `reporter` may speak by `claim` for the attempt that it names, if there is one (protocol A5).
+///
+/// # Errors
+/// The first reason why not.
+pub fn prove<'a>(
+    named: Option<&'a Attempt>,
+    reporter: &Reporter,
+    claim: &Claim,
+) -> Result<&'a Attempt, Refusal> {
+    let attempt = named.ok_or(Refusal::UnknownAttempt)?;
     if !reporter.granted {
         return Err(Refusal::PoolRevoked);
     }
