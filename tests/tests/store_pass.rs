@@ -12,7 +12,7 @@ use switchyard_common::task::{AssignTo, Input};
 use switchyard_dispatcher::pass::{PassEnd, run_once};
 use switchyard_dispatcher::store::intake::store;
 use switchyard_dispatcher::store::operate::{Pausable, fence, pause};
-use switchyard_dispatcher::store::route::{Resend, claim_resends, dispatches, record_confirms};
+use switchyard_dispatcher::store::route::{Publish, claim_resends, dispatches, record_confirms};
 use switchyard_dispatcher::store::view::{TaskFilter, tasks};
 use switchyard_dispatcher::store::{Named, apply};
 use switchyard_tests::harness::database::TestDatabase;
@@ -257,16 +257,16 @@ async fn another_publish_has_another_number_before_it_is_sent_and_only_one_repli
     store_one(&database.db, submission("t", "w", "plan", json!({}))).await;
     Seed::new(&database.db).agent("default", "worker-0").await;
     let key = run_once(&database.db, &pool()).await.unwrap().assigned.remove(0);
-    let first = [Resend { key: key.clone(), publish_no: 1 }];
+    let first = [Publish::first(key.clone())];
+    let second = [Publish { key: key.clone(), publish_no: 2 }];
     let other = database.another_replica();
-    assert_eq!(claim_resends(&database.db, &first).await.unwrap(), [key.clone()]);
+    assert_eq!(claim_resends(&database.db, &first).await.unwrap(), second);
     assert!(
         claim_resends(&other, &first).await.unwrap().is_empty(),
-        "the publish that it gives up is not the last"
+        "what it gives up is not the last publish"
     );
-    let sent = dispatches(&database.db, std::slice::from_ref(&key)).await.unwrap();
-    assert_eq!(sent[0].assignment.publish_no, 2);
-    record_confirms(&database.db, std::slice::from_ref(&key)).await.unwrap();
-    let second = [Resend { key, publish_no: 2 }];
+    assert!(dispatches(&database.db, &first).await.unwrap().is_empty(), "it was given up");
+    assert_eq!(dispatches(&database.db, &second).await.unwrap()[0].assignment.publish_no, 2);
+    record_confirms(&database.db, &[key]).await.unwrap();
     assert!(claim_resends(&database.db, &second).await.unwrap().is_empty(), "it was confirmed");
 }
