@@ -1,7 +1,8 @@
 //! Consuming on a supervised connection of its own: subscriptions that survive the loss of their connection or
 //! channel and say so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,11 +18,13 @@ use super::headers::HeaderValue;
 use super::message::Message;
 use super::session::Session;
 use super::settings::{BrokerConfig, BrokerConfigError};
+use super::silence::{SilentQueues, WhenSilent};
 use super::state::ConnectionState;
-use super::subscription::{Control, SubscriptionTask};
+use super::subscription::{Connected, Control, SubscriptionTask};
 use crate::guard::{GuardedTask, spawn_guarded};
 
-/// Declares what the consumers need; run on every new connection, before any subscription consumes. An error keeps
+/// Declares what the consumers need; run on every new connection, before any subscription consumes, and again when a
+/// subscription finds its queue missing: so it must be repeatable. An error on a new connection keeps
 /// the connection [`Down`](ConnectionState::Down) with its text as the reason, and is tried again with backoff.
 pub type Setup = Arc<dyn Fn(Session) -> BoxFuture<'static, Result<(), DeclareError>> + Send + Sync>;
 
@@ -41,6 +44,8 @@ pub struct Subscription {
     pub no_ack: bool,
     /// Consumer arguments.
     pub arguments: BTreeMap<String, HeaderValue>,
+    /// What is done when the queue cannot be consumed for long although the connection is alive.
+    pub when_silent: WhenSilent,
 }
 
 impl Subscription {
@@ -54,6 +59,7 @@ impl Subscription {
             exclusive: false,
             no_ack: false,
             arguments: BTreeMap::new(),
+            when_silent: WhenSilent::Wait,
         }
     }
 
@@ -102,9 +108,20 @@ pub struct ConsumeConnection {
     shared: Arc<Shared>,
 }
 
+/// The setup, as subscriptions use it to declare again what is missing.
+struct ForSubscriptions(Setup);
+
+impl fmt::Debug for ForSubscriptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Setup")
+    }
+}
+
 #[derive(Debug)]
 struct Shared {
     config: BrokerConfig,
+    setup: ForSubscriptions,
+    silent: SilentQueues,
     sessions: watch::Receiver<Option<Session>>,
     state: watch::Receiver<ConnectionState>,
     closing: CancellationToken,
@@ -121,9 +138,12 @@ impl ConsumeConnection {
     pub fn start(config: &BrokerConfig, role: &'static str, setup: Setup) -> Result<Self, BrokerConfigError> {
         config.check()?;
         let closing = CancellationToken::new();
+        let for_subscriptions = ForSubscriptions(Arc::clone(&setup));
         let (link, sessions, state) = ConsumeLink::new(config.clone(), role, setup, closing.clone());
         let shared = Shared {
             config: config.clone(),
+            setup: for_subscriptions,
+            silent: SilentQueues::default(),
             sessions,
             state,
             closing: closing.clone(),
@@ -145,20 +165,34 @@ impl ConsumeConnection {
         self.shared.sessions.borrow().clone()
     }
 
+    /// The queues that are subscribed to and have not answered for long, to watch.
+    #[must_use]
+    pub fn silent_queues(&self) -> watch::Receiver<BTreeSet<String>> {
+        self.shared.silent.watch()
+    }
+
+    /// Ends the connection at once, without a word to the broker, which then has everything back: for an owner that opens another
+    /// one and needs what is exclusive to this one.
+    pub fn abandon(&self) {
+        if let Some(session) = self.session() {
+            session.abandon(Fault::local("given up by its owner"));
+        }
+        self.shared.closing.cancel();
+    }
+
     /// Begins to consume a queue, on a channel of its own, now or whenever the connection is up.
     #[must_use]
     pub fn subscribe(&self, subscription: Subscription) -> ConsumerStream {
         let (events, received) = mpsc::channel(usize::from(subscription.prefetch.max(1)));
         let (control, controlled) = watch::channel(Control::default());
         let closing = self.shared.closing.child_token();
-        let task = SubscriptionTask::new(
-            subscription,
-            self.shared.config.reconnect,
-            self.shared.sessions.clone(),
-            events,
-            controlled,
-            closing.clone(),
-        );
+        let connected = Connected {
+            sessions: self.shared.sessions.clone(),
+            setup: Arc::clone(&self.shared.setup.0),
+            silent: self.shared.silent.clone(),
+            policy: self.shared.config.reconnect,
+        };
+        let task = SubscriptionTask::new(subscription, connected, events, controlled, closing.clone());
         let running = spawn_guarded("broker-subscription", task.run());
         let mut tasks = self.shared.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         tasks.retain(|task| !task.is_finished());

@@ -1,5 +1,7 @@
 //! Declares a [`Topology`], idempotently, and says clearly why when the broker refuses.
 
+use std::time::Duration;
+
 use lapin::ExchangeKind as LibraryExchangeKind;
 use lapin::options::{
     ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions,
@@ -7,6 +9,7 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 
 use super::fault::{Fault, code};
+use super::limits::CLOSE_MAX_MILLIS;
 use super::session::Session;
 use super::topology::{ArgumentValue, BindingDecl, ExchangeDecl, ExchangeKind, QueueDecl, Topology};
 use crate::retry::Transient;
@@ -197,7 +200,16 @@ pub async fn purge_queue(session: &Session, queue: &str) -> Result<u32, DeclareE
 /// Closes a channel that did its work. A failure changes nothing about that work.
 pub(super) async fn close(session: &Session, channel: &lapin::Channel) {
     if channel.status().connected() {
-        let _ = session.request(channel.close(200, "done".into())).await;
+        let closing = channel.close(200, "done".into());
+        let _ = session.request_within(Duration::from_millis(CLOSE_MAX_MILLIS), closing).await;
+    }
+}
+
+/// Asks for the end of a channel whose last request is not answered, without waiting: this one would not be answered either. The broker
+/// comes to it after that request, so nothing is consumed on a channel that nobody looks at.
+pub(super) async fn give_up(session: &Session, channel: &lapin::Channel) {
+    if channel.status().connected() {
+        let _ = session.request_within(Duration::ZERO, channel.close(200, "no answer".into())).await;
     }
 }
 
@@ -241,7 +253,7 @@ mod tests {
     use super::*;
 
     fn error(code: u16) -> DeclareError {
-        DeclareError::new("queue `q`", Fault { code: Some(code), text: "the broker's words".into() })
+        DeclareError::new("queue `q`", Fault { code: Some(code), ..Fault::local("the broker's words") })
     }
 
     #[test]

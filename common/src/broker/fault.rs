@@ -1,6 +1,7 @@
 //! What went wrong on a connection or channel, in plain values.
 
 use std::fmt;
+use std::time::Duration;
 
 use lapin::{Error, ErrorKind};
 
@@ -28,13 +29,22 @@ pub struct Fault {
     pub code: Option<u16>,
     /// What the broker or the operating system said, bounded.
     pub text: String,
+    /// The broker gave no answer at all in time, on a connection that is alive.
+    pub no_answer: bool,
 }
 
 impl Fault {
     /// A fault that the broker gave no code for.
     #[must_use]
     pub fn local(text: impl AsRef<str>) -> Self {
-        Self { code: None, text: bounded(text.as_ref(), BROKER_TEXT_MAX_BYTES) }
+        Self { code: None, text: bounded(text.as_ref(), BROKER_TEXT_MAX_BYTES), no_answer: false }
+    }
+
+    /// The broker did not answer a request within `waited`.
+    #[must_use]
+    pub fn no_answer(waited: Duration) -> Self {
+        let text = format!("the broker does not answer: waited {} ms", waited.as_millis());
+        Self { no_answer: true, ..Self::local(text) }
     }
 
     /// True when the broker gave this code.
@@ -61,6 +71,7 @@ impl From<&Error> for Fault {
             return Self {
                 code: Some(said.get_id()),
                 text: bounded(said.get_message().as_str(), BROKER_TEXT_MAX_BYTES),
+                no_answer: false,
             };
         }
         Self::local(error.to_string())

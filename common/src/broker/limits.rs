@@ -22,3 +22,9 @@ pub const PUBLISH_WINDOW_DEFAULT_COUNT: usize = 200;
 pub const PUBLISH_WINDOW_MAX_COUNT: usize = 10_000;
 /// Longest text of the broker that is kept in an error or a state.
 pub const BROKER_TEXT_MAX_BYTES: usize = 1024;
+/// Longest wait for the broker to agree to the closing of a connection or a channel; it is given up without that beyond.
+pub const CLOSE_MAX_MILLIS: u64 = 2_000;
+/// Longest wait for the answer to a `basic.consume`. A queue that has a leader answers at once.
+pub const CONSUME_ANSWER_MAX_MILLIS: u64 = 5_000;
+/// A queue that could not be consumed for this long, on connections that are alive, is called silent.
+pub const QUEUE_SILENT_AFTER_MILLIS: u64 = 10_000;

@@ -124,7 +124,7 @@ impl PublishLink {
                     SessionEvent::Lost(fault) => return Err(fault),
                 },
                 batch = Answers(&mut flight.answers), if !flight.answers.is_empty() => flight.settle(batch)?,
-                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => return Err(Fault::local("the broker did not confirm a publish in time")),
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => return Err(flight.overdue(self.role)),
                 request = self.requests.recv() => match request {
                     Some(request) => {
                         flight.write(request);
@@ -212,6 +212,19 @@ impl Flight {
     fn confirm_due(&self) -> Option<Instant> {
         let (_, oldest) = self.pending.first_key_value()?;
         self.clock.due(oldest.written)
+    }
+
+    /// What is said of a confirm that did not come: which message it was for, because its queue may be the one that does not answer.
+    fn overdue(&self, role: &'static str) -> Fault {
+        metrics::counter!("switchyard_broker_confirms_overdue_total", "role" => role).increment(1);
+        let waited_ms = self.clock.timeout.as_millis();
+        let of = self.pending.first_key_value().map_or_else(String::new, |(_, oldest)| {
+            let (exchange, key) = (oldest.request.message.exchange(), oldest.request.message.routing_key());
+            format!(" of a message to exchange `{exchange}` with key `{key}`")
+        });
+        Fault::local(format!(
+            "no confirm within {waited_ms} ms{of}: its queue, or the broker, does not answer"
+        ))
     }
 
     /// Queues the message's frames, unless its caller has given up or its time to be written has passed.

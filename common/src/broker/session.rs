@@ -12,6 +12,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::fault::Fault;
+use super::limits::CLOSE_MAX_MILLIS;
 use super::settings::{BrokerConfig, BrokerConfigError};
 use transport::{SocketHandle, connect};
 
@@ -139,11 +140,24 @@ impl Session {
     /// # Errors
     /// The library's error, or that no answer came within the request timeout.
     pub async fn request<T>(&self, request: impl Future<Output = lapin::Result<T>>) -> Result<T, Fault> {
+        self.request_within(self.inner.request_timeout, request).await
+    }
+
+    /// As [`request`](Self::request), with a limit of its own where that is shorter.
+    ///
+    /// # Errors
+    /// As [`request`](Self::request).
+    pub(super) async fn request_within<T>(
+        &self,
+        limit: Duration,
+        request: impl Future<Output = lapin::Result<T>>,
+    ) -> Result<T, Fault> {
+        let limit = limit.min(self.inner.request_timeout);
         tokio::select! {
             biased;
             answer = request => answer.map_err(Fault::from),
             () = self.inner.lost.cancelled() => Err(self.fault()),
-            () = tokio::time::sleep(self.inner.request_timeout) => Err(Fault::local("the broker does not answer")),
+            () = tokio::time::sleep(limit) => Err(Fault::no_answer(limit)),
         }
     }
 
@@ -159,10 +173,10 @@ impl Session {
         !self.inner.lost.is_cancelled() && self.inner.connection.status().connected()
     }
 
-    /// Closes the connection with the broker's consent, within the request timeout.
+    /// Closes the connection, with the broker's consent if it gives that soon.
     pub async fn close(&self) {
         let closing = self.inner.connection.close(200, "closed by the client".into());
-        if let Err(fault) = self.request(closing).await {
+        if let Err(fault) = self.request_within(Duration::from_millis(CLOSE_MAX_MILLIS), closing).await {
             tracing::debug!(%fault, "the connection did not close cleanly");
         }
         self.end(Fault::local("closed by the client"));

@@ -24,7 +24,8 @@ pub struct BrokerConfig {
     /// Longest time from the call of `publish` to its outcome, waiting for a connection included.
     pub publish_timeout: Duration,
     /// Longest time that the broker may take to confirm what was written; beyond, the publishing connection is given up, because only
-    /// then may anybody send a copy. The time in which the broker blocks the connection does not count.
+    /// then may anybody send a copy, and because its channel may hang at a queue that does not answer, with everything behind it. The
+    /// time in which the broker blocks the connection does not count.
     pub confirm_timeout: Duration,
     /// Most publishes sent and not yet confirmed.
     pub publish_window: usize,
@@ -66,7 +67,7 @@ impl BrokerConfig {
             connect_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(20),
             publish_timeout: Duration::from_secs(30),
-            confirm_timeout: Duration::from_secs(30),
+            confirm_timeout: Duration::from_secs(10),
             publish_window: PUBLISH_WINDOW_DEFAULT_COUNT,
             reconnect: RetryPolicy::RECONNECT,
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use lapin::message::Delivery;
@@ -14,12 +15,15 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::acker::Epoch;
-use super::consumer::{ConsumerEvent, Incoming, Subscription};
-use super::fault::Fault;
+use super::consumer::{ConsumerEvent, Incoming, Setup, Subscription};
+use super::declare::{close, give_up};
+use super::fault::{Fault, code};
 use super::headers::to_table;
+use super::limits::CONSUME_ANSWER_MAX_MILLIS;
 use super::message::Message;
 use super::reconnect::Reconnect;
 use super::session::Session;
+use super::silence::{SilentQueues, Watch};
 use crate::retry::RetryPolicy;
 
 /// Generations are unique in the process, so that no two subscriptions can be mixed up either.
@@ -33,9 +37,20 @@ pub(super) struct Control {
     pub(super) restarts: u64,
 }
 
+/// What a subscription has of its connection.
+pub(super) struct Connected {
+    pub(super) sessions: watch::Receiver<Option<Session>>,
+    /// Declares what there is to consume, again where it is missing.
+    pub(super) setup: Setup,
+    pub(super) silent: SilentQueues,
+    pub(super) policy: RetryPolicy,
+}
+
 pub(super) struct SubscriptionTask {
     subscription: Subscription,
     reconnect: Reconnect,
+    setup: Setup,
+    watch: Watch,
     sessions: watch::Receiver<Option<Session>>,
     events: mpsc::Sender<ConsumerEvent>,
     control: watch::Receiver<Control>,
@@ -50,29 +65,40 @@ enum End {
     Closed,
     /// The channel or its connection failed.
     Lost(Fault),
+    /// Consuming could not begin.
+    Refused(Fault),
 }
 
 impl SubscriptionTask {
     pub(super) fn new(
         subscription: Subscription,
-        policy: RetryPolicy,
-        sessions: watch::Receiver<Option<Session>>,
+        connected: Connected,
         events: mpsc::Sender<ConsumerEvent>,
         control: watch::Receiver<Control>,
         closing: CancellationToken,
     ) -> Self {
+        let Connected { sessions, setup, silent, policy } = connected;
         let reconnect = Reconnect::new(policy);
-        Self { subscription, reconnect, sessions, events, control, closing, last_fault: None }
+        let watch = Watch::new(subscription.queue.clone(), subscription.when_silent.clone(), silent);
+        Self { subscription, reconnect, setup, watch, sessions, events, control, closing, last_fault: None }
     }
 
     /// Channel after channel, until the subscription is over.
     pub(super) async fn run(mut self) {
         while let Some(session) = self.next_session().await {
-            let End::Lost(fault) = self.one_channel(&session).await else { break };
+            let begun = Instant::now();
+            let (fault, refused) = match self.one_channel(&session).await {
+                End::Closed => break,
+                End::Lost(fault) => (fault, false),
+                End::Refused(fault) => (fault, true),
+            };
             let delay = self.reconnect.next_delay(Instant::now(), &mut rand::rng());
             let closing = self.closing.clone();
             let after = async {
-                self.report_lost(fault).await;
+                self.report_lost(fault.clone()).await;
+                if refused && session.is_alive() {
+                    self.mend(&session, &fault, begun).await;
+                }
                 tokio::time::sleep(delay).await;
             };
             tokio::select! {
@@ -80,6 +106,17 @@ impl SubscriptionTask {
                 () = after => {}
             }
         }
+    }
+
+    /// What can be done on a live connection about a queue that could not be consumed: one that is missing is declared again, one
+    /// that stays silent is watched over.
+    async fn mend(&mut self, session: &Session, fault: &Fault, begun: Instant) {
+        if fault.is(code::NOT_FOUND)
+            && let Err(error) = (self.setup)(session.clone()).await
+        {
+            tracing::warn!(queue = self.subscription.queue, %error, "a missing queue cannot be declared now");
+        }
+        self.watch.refused(session, fault, begun).await;
     }
 
     /// The live connection, once there is one. `None` when the subscription is over.
@@ -121,7 +158,10 @@ impl SubscriptionTask {
             () = closing.cancelled() => End::Closed,
         };
         epoch.end();
-        super::declare::close(session, epoch.channel()).await;
+        match &end {
+            End::Refused(fault) if fault.no_answer => give_up(session, epoch.channel()).await,
+            End::Refused(_) | End::Lost(_) | End::Closed => close(session, epoch.channel()).await,
+        }
         end
     }
 
@@ -138,8 +178,9 @@ impl SubscriptionTask {
             let begun = start_consumer(session, epoch.channel(), &self.subscription).await;
             let consumer = match begun {
                 Ok(consumer) => consumer,
-                Err(fault) => return End::Lost(fault),
+                Err(fault) => return End::Refused(fault),
             };
+            self.watch.consumed();
             if !announced {
                 announced = true;
                 self.reconnect.came_up(Instant::now());
@@ -291,5 +332,5 @@ async fn start_consumer(
         options,
         to_table(&subscription.arguments),
     );
-    session.request(consuming).await
+    session.request_within(Duration::from_millis(CONSUME_ANSWER_MAX_MILLIS), consuming).await
 }
