@@ -21,6 +21,9 @@ pub const MAX_EXCLUSIVE_DEFAULT: u32 = 1;
 /// Heartbeat of the broker connections: a peer that is silent for two of them is gone, and with it the lock on the agent's id.
 pub const BROKER_HEARTBEAT: Duration = Duration::from_secs(5);
 
+/// The longest delay between two tries to reconnect is at most the lost timeout divided by this.
+const RECONNECTS_PER_LOST_TIMEOUT_COUNT: u32 = 8;
+
 /// Who an agent is, where its broker is, and what it offers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AgentConfig {
@@ -88,6 +91,15 @@ impl AgentConfig {
         }
     }
 
+    /// The broker's settings with delays between reconnections that are short beside the lost timeout: when the broker is back, the
+    /// agent must be heard before a dispatcher that came back first counts a whole lost timeout of silence.
+    fn broker(&self) -> BrokerConfig {
+        let mut broker = self.broker.clone();
+        broker.reconnect.max =
+            broker.reconnect.max.min(self.lost_timeout / RECONNECTS_PER_LOST_TIMEOUT_COUNT);
+        broker
+    }
+
     /// Checks everything that can be checked without connecting.
     ///
     /// # Errors
@@ -148,6 +160,7 @@ pub async fn run(
         handlers = ?handlers,
         "agent starts"
     );
+    let config = AgentConfig { broker: config.broker(), ..config };
     let driver = Driver::start(&config, settings, handlers, shutdown)?;
     let finished = driver.run().await?;
     tracing::info!(left_count = finished.left_count, "agent ends");

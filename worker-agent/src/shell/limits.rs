@@ -14,8 +14,13 @@ pub(super) const REPORT_TIMEOUT_MS: u64 = 10_000;
 pub(super) const TURN_MAX_COUNT: usize = 256;
 /// Control messages that wait to be handled; what is lost beyond is sent again by the dispatcher.
 pub(super) const CONTROL_BUFFER_MAX_COUNT: u16 = 1_024;
-/// How long a connection may be up without both its consumers before it is made anew, in milliseconds.
-pub(super) const LINK_STUCK_MS: u64 = 3_000;
+/// How long a connection may be up without the control queue's consumer before it is made anew, in milliseconds. More than the broker
+/// needs to answer on a loaded machine.
+pub(super) const LINK_STUCK_MS: u64 = 8_000;
+/// For how long a process that has held the lock on its id takes a refusal for the broker's memory of its own earlier connection, in
+/// milliseconds. The broker keeps a dead connection's queues until its channels have ended, which takes up to 70 s where one of them waits
+/// for a queue.
+pub(super) const OWN_LOCK_MAX_MS: u64 = 90_000;
 /// Log lines of all attempts together that wait to be sent.
 pub(super) const LOG_QUEUE_MAX_LINES: usize = 8_192;
 /// Log lines taken from the queue at once.

@@ -1,18 +1,18 @@
 //! The consume connection: control queue first (it is the lock on the agent's id), then the agent's own queue.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use switchyard_common::broker::{
     BrokerConfig, BrokerConfigError, ConsumeConnection, ConsumerEvent, ConsumerStream, DeclareError,
-    Incoming, Setup, Subscription, declare,
+    Incoming, Setup, Subscription, WhenSilent, declare,
 };
 use switchyard_common::contract::ids::AgentRef;
 use switchyard_common::contract::topology::Namespace;
 use tokio::time::Instant;
 
 use super::limits::{CLOSE_MAX_MS, CONTROL_BUFFER_MAX_COUNT, LINK_STUCK_MS};
+use super::lock::Lock;
 
 /// The name that the connection has at the broker and in metrics.
 const ROLE: &str = "consume";
@@ -20,7 +20,8 @@ const ROLE: &str = "consume";
 /// What the link tells the driver.
 #[derive(Debug)]
 pub(super) enum LinkEvent {
-    /// The id is ours and both queues are consumed (or the agent's own is paused).
+    /// The id is ours and both queues are consumed. The agent's own may be paused, or silent: an agent that can be told something
+    /// is alive, also while its queue is being made anew.
     Ready,
     /// One of the two is not consumed any more; every delivery is void.
     Lost,
@@ -45,12 +46,15 @@ pub(super) struct Link {
     connection: ConsumeConnection,
     control: ConsumerStream,
     queue: ConsumerStream,
+    lock: Arc<Lock>,
     control_ready: bool,
     queue_ready: bool,
+    /// The agent's own queue does not answer, which its subscription deals with.
+    queue_silent: bool,
     paused: bool,
     /// What the driver was told last.
     told_ready: bool,
-    /// Since when the connection is up without both consumers, as far as was noticed.
+    /// Since when the connection is up without the control queue's consumer, as far as was noticed.
     stuck_since: Option<Instant>,
 }
 
@@ -67,14 +71,17 @@ impl Link {
     ) -> Result<Self, BrokerConfigError> {
         let wanted =
             Wanted { broker: broker.clone(), namespace: namespace.clone(), agent: agent.clone(), prefetch };
-        let (connection, control, queue) = connect(&wanted)?;
+        let lock = Arc::new(Lock::default());
+        let (connection, control, queue) = connect(&wanted, &lock)?;
         Ok(Self {
             wanted,
             connection,
             control,
             queue,
+            lock,
             control_ready: false,
             queue_ready: false,
+            queue_silent: false,
             paused: false,
             told_ready: false,
             stuck_since: None,
@@ -108,17 +115,18 @@ impl Link {
         self.queue.try_delivery().map(Box::new)
     }
 
-    /// Looks whether the connection is of use. A control queue that was deleted under us never comes back on the same connection, so
-    /// one that stays without its consumers is made anew. Called with every tick.
+    /// Looks whether the connection is of use: one that stays without the control queue cannot be told anything and is made anew.
+    /// The agent's own queue is no reason for that: a new connection would have to wait for the lock that the old one holds, for
+    /// as long as the broker is busy with the queue that does not answer. Called with every tick.
     pub(super) fn check(&mut self) {
-        let closed =
+        let stuck =
             self.stuck_since.is_some_and(|since| since.elapsed() >= Duration::from_millis(LINK_STUCK_MS));
-        if self.is_ready() || !self.connection.state().borrow().is_up() {
+        if self.control_ready || !self.connection.state().borrow().is_up() {
             self.stuck_since = None;
-        } else if !closed {
+        } else if !stuck {
             self.stuck_since.get_or_insert_with(Instant::now);
         } else {
-            tracing::warn!("connected without consuming: the connection is made anew");
+            tracing::warn!("connected without the control queue: the connection is made anew");
             self.reconnect();
         }
     }
@@ -139,7 +147,7 @@ impl Link {
     }
 
     const fn is_ready(&self) -> bool {
-        self.control_ready && (self.queue_ready || self.paused)
+        self.control_ready && (self.queue_ready || self.paused || self.queue_silent)
     }
 
     fn control_event(&mut self, event: Option<ConsumerEvent>) -> Option<LinkEvent> {
@@ -158,11 +166,15 @@ impl Link {
 
     fn queue_event(&mut self, event: Option<ConsumerEvent>) -> Option<LinkEvent> {
         match event {
-            Some(ConsumerEvent::Ready { .. }) => self.queue_ready = true,
-            Some(ConsumerEvent::Lost { .. }) => {
+            Some(ConsumerEvent::Ready { .. }) => {
+                self.queue_ready = true;
+                self.queue_silent = false;
+            }
+            Some(ConsumerEvent::Lost { fault }) => {
                 self.queue_ready = false;
-                // Deliveries are void whether or not the queue is paused, so the driver is told in either case.
-                if self.paused && self.told_ready {
+                self.queue_silent = fault.no_answer;
+                // Deliveries are void whether or not somebody still hears us, so the driver is told in either case.
+                if (self.paused || self.queue_silent) && self.told_ready {
                     self.told_ready = false;
                     return Some(LinkEvent::Lost);
                 }
@@ -176,8 +188,11 @@ impl Link {
     fn reconnect(&mut self) {
         self.control_ready = false;
         self.queue_ready = false;
+        self.queue_silent = false;
         self.stuck_since = None;
-        match connect(&self.wanted) {
+        // It holds the lock on the id as long as the broker sees it.
+        self.connection.abandon();
+        match connect(&self.wanted, &self.lock) {
             Ok((connection, control, queue)) => {
                 if self.paused {
                     queue.handle().pause();
@@ -191,40 +206,54 @@ impl Link {
 
 fn connect(
     wanted: &Wanted,
+    lock: &Arc<Lock>,
 ) -> Result<(ConsumeConnection, ConsumerStream, ConsumerStream), BrokerConfigError> {
     let AgentRef { pool, agent } = &wanted.agent;
-    let connection = ConsumeConnection::start(&wanted.broker, ROLE, setup(wanted))?;
+    let connection = ConsumeConnection::start(&wanted.broker, ROLE, setup(wanted, lock))?;
     let control = Subscription {
         exclusive: true,
         ..Subscription::new(wanted.namespace.control_queue(pool, agent), CONTROL_BUFFER_MAX_COUNT).no_ack()
     };
-    let queue = Subscription::new(wanted.namespace.agent_queue(pool, agent), wanted.prefetch);
+    let queue = Subscription {
+        // What is in it is committed in the database and is sent again, or found missing in the agent's heartbeats and revoked.
+        when_silent: WhenSilent::Rebuild(wanted.namespace.agent_queue_topology(pool, agent)),
+        ..Subscription::new(wanted.namespace.agent_queue(pool, agent), wanted.prefetch)
+    };
     let (control, queue) = (connection.subscribe(control), connection.subscribe(queue));
     Ok((connection, control, queue))
 }
 
 /// Takes the lock on the id before anything else is declared.
-fn setup(wanted: &Wanted) -> Setup {
+fn setup(wanted: &Wanted, lock: &Arc<Lock>) -> Setup {
     let AgentRef { pool, agent } = wanted.agent.clone();
-    let lock = Arc::new(wanted.namespace.control_queue_topology(&pool, &agent));
+    let control = Arc::new(wanted.namespace.control_queue_topology(&pool, &agent));
     let own = Arc::new(wanted.namespace.agent_queue_topology(&pool, &agent));
-    let said = Arc::new(AtomicBool::new(false));
+    let lock = Arc::clone(lock);
     Arc::new(move |session| {
-        let (lock, own, said) = (Arc::clone(&lock), Arc::clone(&own), Arc::clone(&said));
-        let (pool, agent) = (pool.clone(), agent.clone());
+        let (control, own, lock) = (Arc::clone(&control), Arc::clone(&own), Arc::clone(&lock));
         Box::pin(async move {
-            let locked = declare(&session, &lock).await;
-            match &locked {
-                Err(DeclareError::Locked { .. }) => {
-                    // Once, not at every try.
-                    if !said.swap(true, Ordering::Relaxed) {
-                        tracing::error!(%pool, %agent, "this agent id is in use by another process: waiting until it is free");
-                    }
-                }
-                Ok(()) | Err(_) => said.store(false, Ordering::Relaxed),
-            }
+            let locked = declare(&session, &control).await;
+            lock.tried(&locked);
             locked?;
-            declare(&session, &own).await
+            match declare(&session, &own).await {
+                // A queue without a living process: the subscription finds out the same, and knows what to do about it.
+                Err(error) if is_lifeless(&error) => {
+                    tracing::warn!(%error, "the agent's own queue cannot be declared now");
+                    Ok(())
+                }
+                declared => declared,
+            }
         })
     })
+}
+
+fn is_lifeless(error: &DeclareError) -> bool {
+    match error {
+        DeclareError::Missing { .. } => true,
+        DeclareError::Failed { fault, .. } => fault.no_answer,
+        DeclareError::Differs { .. }
+        | DeclareError::Locked { .. }
+        | DeclareError::Refused { .. }
+        | DeclareError::NameTooLong { .. } => false,
+    }
 }

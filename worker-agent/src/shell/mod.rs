@@ -8,7 +8,7 @@
 //! ```
 //!
 //! - `driver`: the one loop; `effects` are carried out without awaiting anything, so heartbeats are never held up
-//! - `link`: the consume connection; `outbox`: the publish connection; `settler`: acks and nacks
+//! - `link`: the consume connection; `lock`: who holds the agent's id while it is refused; `outbox`: the publish connection; `settler`: acks and nacks
 //! - `runner`: handlers in guarded tasks; `attempt_log`, `log_shipper`: their log lines
 //! - `clock`, `ids`: what the machine must not have itself
 
@@ -18,6 +18,7 @@ mod driver;
 mod ids;
 mod limits;
 mod link;
+mod lock;
 mod log_shipper;
 mod notes;
 mod outbox;
