@@ -21,6 +21,9 @@ pub struct Context {
     pub namespace: Namespace,
     /// Confirmed publishing, on a connection of its own.
     pub publisher: Publisher,
+    /// Confirmed publishing of assignments, on another: an agent's queue that does not answer holds up everything behind it on the
+    /// same channel, and that must be neither the canary nor what is said to other agents.
+    pub assignments: Publisher,
     /// Consuming, on another connection.
     pub consumers: ConsumeConnection,
     /// Asks for scheduling passes.

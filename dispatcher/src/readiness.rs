@@ -1,7 +1,7 @@
 //! Whether this replica is ready, and if not, why: named conditions, each with its reason. Not ready until all of them hold
 //! (incident 8).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +25,10 @@ pub enum Condition {
     BrokerConsume,
     /// The connection that publishes is up.
     BrokerPublish,
+    /// The connection that publishes assignments is up.
+    BrokerAssignments,
+    /// Every queue that is consumed answers.
+    BrokerQueues,
     /// The database answers.
     Database,
     /// Its schema is the one that this program knows.
@@ -33,8 +37,15 @@ pub enum Condition {
 
 impl Condition {
     /// Every condition.
-    pub const ALL: [Self; 5] =
-        [Self::Recovery, Self::BrokerConsume, Self::BrokerPublish, Self::Database, Self::Schema];
+    pub const ALL: [Self; 7] = [
+        Self::Recovery,
+        Self::BrokerConsume,
+        Self::BrokerPublish,
+        Self::BrokerAssignments,
+        Self::BrokerQueues,
+        Self::Database,
+        Self::Schema,
+    ];
 
     /// The word for it in answers, logs and metrics.
     #[must_use]
@@ -43,6 +54,8 @@ impl Condition {
             Self::Recovery => "recovery",
             Self::BrokerConsume => "broker_consume",
             Self::BrokerPublish => "broker_publish",
+            Self::BrokerAssignments => "broker_assignments",
+            Self::BrokerQueues => "broker_queues",
             Self::Database => "database",
             Self::Schema => "schema",
         }
@@ -123,6 +136,23 @@ pub async fn follow_broker(
         };
         readiness.set(condition, now);
         match shutdown.unless_requested(state.changed()).await {
+            Some(Ok(())) => {}
+            Some(Err(_)) | None => return,
+        }
+    }
+}
+
+/// Keeps the condition of the queues up to date until shutdown.
+pub async fn follow_queues(
+    readiness: Readiness,
+    mut silent: watch::Receiver<BTreeSet<String>>,
+    shutdown: Shutdown,
+) {
+    loop {
+        let names: Vec<String> = silent.borrow_and_update().iter().cloned().collect();
+        let now = if names.is_empty() { Ok(()) } else { Err(format!("no answer from {}", names.join(", "))) };
+        readiness.set(Condition::BrokerQueues, now);
+        match shutdown.unless_requested(silent.changed()).await {
             Some(Ok(())) => {}
             Some(Err(_)) | None => return,
         }

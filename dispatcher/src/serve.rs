@@ -25,7 +25,7 @@ use crate::config::Config;
 use crate::context::Context;
 use crate::pass::Wake;
 use crate::presence::replicas::Beats;
-use crate::readiness::{Condition, Readiness, follow_broker, follow_database};
+use crate::readiness::{Condition, Readiness, follow_broker, follow_database, follow_queues};
 use crate::route::run::Router;
 use crate::store::{Db, DbConfig, StoreError, migrate};
 use crate::{api, dead_letters, intake, notify, pass, presence, retention, settle, sweep};
@@ -66,7 +66,9 @@ pub async fn serve(config: Config, shutdown: Shutdown) -> Result<(), ServeError>
     let ended = run_parts(&context, &shutdown).await;
     beats.end().await;
     context.consumers.close(CLOSE_WAIT).await;
-    if !context.publisher.close(CLOSE_WAIT).await {
+    let (closed, assignments_closed) =
+        tokio::join!(context.publisher.close(CLOSE_WAIT), context.assignments.close(CLOSE_WAIT));
+    if !closed || !assignments_closed {
         tracing::warn!(
             "some publishes were not confirmed in time; other replicas, or the next start, send them again"
         );
@@ -98,6 +100,7 @@ fn connect(config: Config) -> Result<Context, ServeError> {
         db,
         namespace: config.namespace.clone(),
         publisher: Publisher::start(&broker, "publish")?,
+        assignments: Publisher::start(&broker, "assignments")?,
         consumers,
         wake: Wake::default(),
         kinds: Arc::new(Kinds::with_built_in(config.kinds.iter().cloned())?),
@@ -178,6 +181,13 @@ async fn follow_readiness(context: Context, shutdown: Shutdown) {
             context.publisher.state(),
             shutdown.clone()
         ),
+        follow_broker(
+            readiness.clone(),
+            Condition::BrokerAssignments,
+            context.assignments.state(),
+            shutdown.clone()
+        ),
+        follow_queues(readiness.clone(), context.consumers.silent_queues(), shutdown.clone()),
         follow_database(readiness.clone(), context.db.clone(), shutdown.clone()),
     );
 }
@@ -229,7 +239,7 @@ fn supervise_routing(
     let router = Router {
         db: context.db.clone(),
         namespace: context.namespace.clone(),
-        publisher: context.publisher.clone(),
+        publisher: context.assignments.clone(),
         wake: context.wake.clone(),
     };
     let mut handed_over = Some(handed_over);

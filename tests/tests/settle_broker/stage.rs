@@ -69,6 +69,7 @@ impl Replica {
             db: scenario.database.another_replica(),
             namespace: config.namespace.clone(),
             publisher: Publisher::start(&broker(), "publish").unwrap(),
+            assignments: Publisher::start(&broker(), "assignments").unwrap(),
             consumers,
             wake: Wake::default(),
             kinds: Arc::new(Kinds::with_built_in([]).unwrap()),
