@@ -2,73 +2,15 @@
 //! the fault is gone.
 
 use nix::sys::signal::Signal;
-use serde_json::{Value, json};
-use switchyard_common::broker::{BrokerConfig, Outgoing, Properties, Publisher};
-use switchyard_common::config::Secret;
-use switchyard_common::contract::cloudevent::STRUCTURED_CONTENT_TYPE;
+use serde_json::json;
 use switchyard_common::contract::event::EventType;
 use switchyard_common::failure::FailureKind;
 use switchyard_common::task::Status;
 use switchyard_dispatcher::schedule::WaitingOn;
 use switchyard_tests::harness::cut::Cut;
 use switchyard_tests::harness::scenario::look::MOVE_WITHIN;
-use switchyard_tests::harness::scenario::upstream::{event, submission};
-use switchyard_tests::harness::scenario::{LogLine, Process, Scenario};
+use switchyard_tests::harness::scenario::{LogLine, Scenario};
 use switchyard_tests::harness::wait::{Look, until};
-
-/// Waits until the metrics of a dispatcher have a line that begins and ends so.
-async fn metric(dispatcher: &Process, begins: &str, holds: impl Fn(f64) -> bool) -> anyhow::Result<()> {
-    until(format!("metric {begins}"), MOVE_WITHIN, async || {
-        let body = dispatcher.get("/metrics").await?.body;
-        let values = body.lines().filter(|line| line.starts_with(begins));
-        let found = values.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).any(&holds);
-        Ok(Look::holds(found, || {
-            body.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n")
-        }))
-    })
-    .await
-}
-
-/// Publishes submissions, confirmed, without waiting for answers: whoever would answer may be killed.
-async fn publish(scenario: &Scenario, count: usize, payload: &Value) -> anyhow::Result<()> {
-    let url = std::env::var("SWITCHYARD_AMQP_URL")?;
-    let publisher = Publisher::start(&BrokerConfig::new(Secret::new(url), "upstream"), "publish")?;
-    let message = |number: usize| {
-        let data = submission(&format!("t-{number}"), &format!("w-{}", number % 10), "plan", payload.clone());
-        let event = event(EventType::TaskSubmitted, data);
-        let properties = Properties::persistent(STRUCTURED_CONTENT_TYPE);
-        anyhow::Ok(Outgoing::new(
-            &scenario.namespace.events_exchange(),
-            &event.event_type,
-            properties,
-            serde_json::to_vec(&event)?,
-            true,
-        )?)
-    };
-    let messages: Vec<Outgoing> = (0..count).map(message).collect::<anyhow::Result<_>>()?;
-    let outcomes = publisher.publish_pipelined(messages).await;
-    anyhow::ensure!(outcomes.iter().all(|outcome| outcome.is_acked()), "not every event was confirmed");
-    Ok(())
-}
-
-/// Waits until so many tasks have succeeded.
-async fn succeeded(scenario: &Scenario, count: i64) -> anyhow::Result<()> {
-    until(
-        format!("{count} tasks to succeed (logs in {})", scenario.folder.display()),
-        MOVE_WITHIN,
-        async || {
-            let done = scenario.count("SELECT count(*) FROM tasks WHERE status = 'succeeded'").await?;
-            Ok(Look::holds(done >= count, || format!("{done} have")))
-        },
-    )
-    .await
-}
-
-async fn no_letters(scenario: &Scenario) -> anyhow::Result<()> {
-    let letters = scenario.count("SELECT count(*) FROM dead_letters").await?;
-    anyhow::ensure!(letters == 0, "{letters} dead letters were made by the fault");
-    Ok(())
-}
 
 #[tokio::test]
 async fn without_live_agents_a_task_waits_readably_and_runs_when_one_comes() -> anyhow::Result<()> {
@@ -79,11 +21,12 @@ async fn without_live_agents_a_task_waits_readably_and_runs_when_one_comes() -> 
         |line: &LogLine| line.message() == "pass ends" && line.text("reason") == "the pool has no agents";
     dispatcher.log().until("the reason in the log", MOVE_WITHIN, told).await?;
     assert_eq!(scenario.task("t-1").await?.waiting_on, WaitingOn::LiveAgent { pool: "default".into() });
-    metric(&dispatcher, "switchyard_tasks{pool=\"default\",status=\"pending\"}", |value| value == 1.0)
+    dispatcher
+        .until_metric("switchyard_tasks{pool=\"default\",status=\"pending\"}", |value| value == 1.0)
         .await?;
     let _agent = scenario.agent("agent-1").start().await?;
     scenario.until_status("t-1", Status::Succeeded).await?;
-    no_letters(&scenario).await
+    scenario.no_letters().await
 }
 
 #[tokio::test]
@@ -100,12 +43,10 @@ async fn without_a_database_events_wait_at_the_broker_and_are_stored_when_it_is_
     let meanwhile = async {
         let told = |line: &LogLine| line.message() == "intake waits for the database";
         dispatcher.log().until("the reason in the log", MOVE_WITHIN, told).await?;
-        metric(&dispatcher, "switchyard_store_waits_total{part=\"intake\"}", |value| value >= 1.0).await?;
-        until("not ready", MOVE_WITHIN, async || {
-            let status = dispatcher.get("/readyz").await?.status;
-            Ok(Look::holds(status != 200, || status.to_string()))
-        })
-        .await?;
+        dispatcher
+            .until_metric("switchyard_store_waits_total{part=\"intake\"}", |value| value >= 1.0)
+            .await?;
+        dispatcher.until_readiness(false).await?;
         way.up();
         anyhow::Ok(())
     };
@@ -114,7 +55,7 @@ async fn without_a_database_events_wait_at_the_broker_and_are_stored_when_it_is_
     waited?;
     accepted?;
     scenario.until_status("t-2", Status::Succeeded).await?;
-    no_letters(&scenario).await
+    scenario.no_letters().await
 }
 
 #[tokio::test]
@@ -133,7 +74,7 @@ async fn an_unregistered_workspace_is_told_and_work_goes_on_when_it_is_registere
     assert_eq!(letter.failure_kind.as_deref(), Some("unknown_workspace"));
     let lines = dispatcher.log().errors()?;
     assert_eq!(lines.iter().map(LogLine::message).collect::<Vec<_>>(), ["dead letter"]);
-    metric(&dispatcher, "switchyard_events_total{answer=\"rejected\"}", |value| value == 1.0).await?;
+    dispatcher.until_metric("switchyard_events_total{answer=\"rejected\"}", |value| value == 1.0).await?;
     upstream.register("nowhere").await?;
     upstream.accepted(EventType::TaskSubmitted, task).await?;
     scenario.until_status("t-1", Status::Succeeded).await?;
@@ -146,12 +87,12 @@ async fn two_hundred_tasks_survive_the_death_of_one_of_two_dispatchers() -> anyh
     let mut first = scenario.dispatcher("dispatcher-1").start().await?;
     let _second = scenario.dispatcher("dispatcher-2").start().await?;
     let _agents = [scenario.agent("agent-1").start().await?, scenario.agent("agent-2").start().await?];
-    publish(&scenario, 200, &json!({ "sleep_ms": 50 })).await?;
-    succeeded(&scenario, 40).await?;
+    scenario.publish_many(200, &json!({ "sleep_ms": 50 })).await?;
+    scenario.until_succeeded(40).await?;
     first.kill()?;
-    succeeded(&scenario, 200).await?;
+    scenario.until_succeeded(200).await?;
     assert_eq!(scenario.count("SELECT count(*) FROM tasks").await?, 200);
-    no_letters(&scenario).await
+    scenario.no_letters().await
 }
 
 #[tokio::test]
@@ -160,18 +101,14 @@ async fn work_goes_on_after_the_broker_was_away_in_the_middle_of_it() -> anyhow:
     let way = Cut::new(&std::env::var("SWITCHYARD_AMQP_URL")?).await?;
     let dispatcher = scenario.dispatcher("dispatcher-1").env("SWITCHYARD_AMQP_URL", &way.url).start().await?;
     let _agent = scenario.agent("agent-1").env("SWITCHYARD_AMQP_URL", &way.url).start().await?;
-    publish(&scenario, 60, &json!({ "sleep_ms": 200 })).await?;
-    succeeded(&scenario, 5).await?;
+    scenario.publish_many(60, &json!({ "sleep_ms": 200 })).await?;
+    scenario.until_succeeded(5).await?;
     way.down();
-    until("not ready", MOVE_WITHIN, async || {
-        let status = dispatcher.get("/readyz").await?.status;
-        Ok(Look::holds(status != 200, || status.to_string()))
-    })
-    .await?;
+    dispatcher.until_readiness(false).await?;
     way.up();
-    succeeded(&scenario, 60).await?;
+    scenario.until_succeeded(60).await?;
     assert_eq!(scenario.count("SELECT count(*) FROM tasks").await?, 60);
-    no_letters(&scenario).await
+    scenario.no_letters().await
 }
 
 #[tokio::test]
@@ -180,7 +117,7 @@ async fn an_agent_that_is_told_to_end_charges_nothing_to_the_tasks_that_it_had()
     let _dispatcher = scenario.dispatcher("dispatcher-1").start().await?;
     let mut first = scenario.agent("agent-1").env("SWITCHYARD_DRAIN_FOR", "3s").slots(4).start().await?;
     // Four that run longer than the agent may take to end, and four that wait at it.
-    publish(&scenario, 8, &json!({ "sleep_ms": 8_000 })).await?;
+    scenario.publish_many(8, &json!({ "sleep_ms": 8_000 })).await?;
     until("tasks in hand", MOVE_WITHIN, async || {
         let running = scenario.count("SELECT count(*) FROM tasks WHERE status = 'running'").await?;
         Ok(Look::holds(running >= 4, || format!("{running} run")))
@@ -189,7 +126,7 @@ async fn an_agent_that_is_told_to_end_charges_nothing_to_the_tasks_that_it_had()
     first.signal(Signal::SIGTERM)?;
     first.until_ended(MOVE_WITHIN).await?;
     let _second = scenario.agent("agent-2").slots(8).start().await?;
-    succeeded(&scenario, 8).await?;
+    scenario.until_succeeded(8).await?;
     assert_eq!(scenario.count("SELECT count(*) FROM tasks WHERE charge > 0 OR losses > 0").await?, 0);
-    no_letters(&scenario).await
+    scenario.no_letters().await
 }

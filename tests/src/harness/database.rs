@@ -30,12 +30,19 @@ impl TestDatabase {
     /// # Panics
     /// When the server is not named or cannot be reached: a test that needs it must fail, never be skipped in silence.
     pub async fn new() -> Self {
-        let server = server_url();
+        Self::on(server_url()).await
+    }
+
+    /// Makes and migrates a new database on the server of this URL.
+    ///
+    /// # Panics
+    /// When the server cannot be reached.
+    pub async fn on(server: String) -> Self {
         let template = super::template::ready(&server).await;
         let name = format!("switchyard_test_{}", Uuid::new_v4().simple());
-        execute(&server, &format!("CREATE DATABASE {name} TEMPLATE {template}")).await.unwrap_or_else(
-            |error| panic!("cannot create a test database on the server of {DATABASE_URL_VARIABLE}: {error}"),
-        );
+        execute(&server, &format!("CREATE DATABASE {name} TEMPLATE {template}"))
+            .await
+            .unwrap_or_else(|error| panic!("cannot create a test database: {error}"));
         let url = with_database(&server, &name);
         Self { db: connect(&url), url, name, server }
     }

@@ -8,6 +8,7 @@
 //! - [`scenario`]: Switchyard as it is run, with real processes on the real broker
 //! - [`seed`]: pools, workspaces, agents and tasks put into it without a broker
 //! - [`mutants`]: the listed patches that remove a guard each
+//! - [`services`]: a broker or a database server of its own for a test, to be killed and started again
 //! - [`sources`]: the project's own sources, for rules of writing
 //! - [`wait`]: waiting for a condition, with a deadline
 
@@ -20,6 +21,7 @@ pub mod log_capture;
 pub mod mutants;
 pub mod scenario;
 pub mod seed;
+pub mod services;
 pub mod sources;
 mod template;
 pub mod wait;

@@ -14,6 +14,7 @@
 //! - [`launch`]: how dispatchers and agents are started
 //! - [`upstream`]: publishes events and hears the answers
 //! - [`look`]: what the database says: tasks, attempts, letters, artifacts; and waiting for it
+//! - [`crowd`]: many tasks at once, and what must be true of them in the end
 //! - [`http`]: a plain GET, for `/readyz` and the like
 //! - [`world`]: [`Scenario`] itself: what is made at its beginning and removed at its end
 //!
@@ -21,6 +22,7 @@
 //! Drop order matters: declare the scenario first, so that its processes end before its queues and its database go.
 
 pub mod binaries;
+pub mod crowd;
 pub mod http;
 pub mod launch;
 pub mod log_file;

@@ -19,6 +19,7 @@ use super::binaries::build_folder;
 use super::launch::Launch;
 use super::upstream::Upstream;
 use crate::harness::database::TestDatabase;
+use crate::harness::services::Services;
 
 /// The variable that names the broker.
 pub const AMQP_URL_VARIABLE: &str = "SWITCHYARD_AMQP_URL";
@@ -51,7 +52,8 @@ pub struct Scenario {
     pub folder: PathBuf,
     /// Times that its programs share.
     pub pace: Pace,
-    pub(super) amqp_url: String,
+    /// Its broker.
+    pub amqp_url: String,
     agents: Mutex<BTreeSet<(String, String)>>,
 }
 
@@ -65,17 +67,32 @@ impl Scenario {
     /// # Panics
     /// When the database server is not named or cannot be reached.
     pub async fn new(name: &str) -> anyhow::Result<Self> {
-        let amqp_url = std::env::var(AMQP_URL_VARIABLE).with_context(|| {
-            format!(
-                "{AMQP_URL_VARIABLE} is not set: run `deploy/local/services up` and `eval \"$(deploy/local/services env)\"`"
-            )
-        })?;
+        Self::with(name, shared_broker()?, TestDatabase::new().await)
+    }
+
+    /// As [`new`](Self::new), with those services of its own that `services` has.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    ///
+    /// # Panics
+    /// When the database server is not named or cannot be reached.
+    pub async fn on(name: &str, services: &Services) -> anyhow::Result<Self> {
+        let amqp_url = services.amqp_url.clone().map_or_else(shared_broker, Ok)?;
+        let database = match &services.database_url {
+            Some(server) => TestDatabase::on(server.clone()).await,
+            None => TestDatabase::new().await,
+        };
+        Self::with(name, amqp_url, database)
+    }
+
+    fn with(name: &str, amqp_url: String, database: TestDatabase) -> anyhow::Result<Self> {
         let folder = fresh_folder(&build_folder()?.join("scenarios").join(name))?;
         say_where_logs_are(&folder);
         Ok(Self {
             name: name.to_owned(),
             namespace: Namespace::new(format!("e2e-{}", Uuid::new_v4().simple()))?,
-            database: TestDatabase::new().await,
+            database,
             folder,
             pace: Pace::default(),
             amqp_url,
@@ -188,6 +205,14 @@ async fn remove(url: &str, queues: Vec<String>, exchanges: Vec<String>) -> anyho
     }
     session.close().await;
     Ok(())
+}
+
+fn shared_broker() -> anyhow::Result<String> {
+    std::env::var(AMQP_URL_VARIABLE).with_context(|| {
+        format!(
+            "{AMQP_URL_VARIABLE} is not set: run `deploy/local/services up` and `eval \"$(deploy/local/services env)\"`"
+        )
+    })
 }
 
 fn broker(url: &str) -> BrokerConfig {
