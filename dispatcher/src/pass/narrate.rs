@@ -74,5 +74,11 @@ fn skipped(
 
 pub(super) fn fails(pool: &PoolId, error: &StoreError) {
     metrics::counter!("switchyard_passes_failed_total").increment(1);
-    tracing::error!(%pool, %error, decision = "failed", reason = "the store could not be read or written", "pass ends");
+    let reason = "the store could not be read or written";
+    // A database that is away is waited for; anything else needs somebody.
+    if error.is_transient() {
+        tracing::warn!(%pool, %error, decision = "failed", reason, "pass ends");
+    } else {
+        tracing::error!(%pool, %error, decision = "failed", reason, "pass ends");
+    }
 }

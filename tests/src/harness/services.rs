@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
 use switchyard_common::guard::spawn_blocking_guarded;
 
 use super::scenario::binaries::{build_folder, repository};
@@ -67,11 +69,16 @@ impl Services {
         Ok(services)
     }
 
-    /// SIGKILL.
+    /// SIGKILL, at once.
     ///
     /// # Errors
-    /// When the script fails.
+    /// When it does not run, or the script that clears up after it fails.
     pub async fn kill(&self) -> anyhow::Result<()> {
+        let file = self.state().join(format!("{}.pid", self.part.word()));
+        let pid = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        signal::kill(Pid::from_raw(pid.trim().parse()?), Signal::SIGKILL)
+            .context("the service does not run")?;
+        // The script takes its time to start; it finds the process gone, waits for what is left of it, and forgets it.
         self.run(&[&format!("kill-{}", self.part.word())]).await.map(drop)
     }
 
@@ -111,6 +118,11 @@ impl Services {
         let names =
             std::fs::read(moved.unwrap_or_else(|_| self.folder.clone()).join(node)).unwrap_or_default();
         names.windows(queue.len()).any(|window| window == queue.as_bytes())
+    }
+
+    /// Where its files are: elsewhere when the users of the services cannot enter the folder.
+    fn state(&self) -> PathBuf {
+        std::fs::read_link(self.folder.join("moved-to")).unwrap_or_else(|_| self.folder.clone())
     }
 
     async fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
