@@ -10,4 +10,5 @@
 
 mod agent;
 mod binary;
+mod cuts;
 mod support;

@@ -1,9 +1,11 @@
-//! A TCP proxy in front of the broker whose connections can be cut.
+//! A TCP proxy in front of the broker whose connections can be cut, or break by themselves after so many bytes.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use switchyard_common::guard::spawn_guarded;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
@@ -12,6 +14,16 @@ pub(crate) struct Proxy {
     /// Ends the connections of now.
     cut: Arc<Mutex<CancellationToken>>,
     refusing: Arc<AtomicBool>,
+    breaks: Arc<Mutex<VecDeque<Break>>>,
+}
+
+/// How a connection breaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Break {
+    /// Closed when the client has sent more than so many bytes.
+    CloseAfterBytes(usize),
+    /// From then on nothing passes any more, and nobody is told.
+    StallAfterBytes(usize),
 }
 
 impl Proxy {
@@ -23,8 +35,10 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let cut = Arc::new(Mutex::new(CancellationToken::new()));
         let refusing = Arc::new(AtomicBool::new(false));
-        spawn_guarded("proxy", accept(listener, target.to_owned(), Arc::clone(&cut), Arc::clone(&refusing)));
-        Self { url: format!("{credentials}@127.0.0.1:{port}/{path}"), cut, refusing }
+        let breaks = Arc::<Mutex<VecDeque<Break>>>::default();
+        let (to_cut, to_refuse, to_break) = (Arc::clone(&cut), Arc::clone(&refusing), Arc::clone(&breaks));
+        spawn_guarded("proxy", accept(listener, target.to_owned(), to_cut, to_refuse, to_break));
+        Self { url: format!("{credentials}@127.0.0.1:{port}/{path}"), cut, refusing, breaks }
     }
 
     pub(crate) fn url(&self) -> &str {
@@ -34,6 +48,16 @@ impl Proxy {
     /// Whether new connections are closed at once.
     pub(crate) fn refuse(&self, refuse: bool) {
         self.refusing.store(refuse, Ordering::SeqCst);
+    }
+
+    /// The next connections break so, one each; those after them do not.
+    pub(crate) fn break_next(&self, breaks: impl IntoIterator<Item = Break>) {
+        self.breaks.lock().unwrap().extend(breaks);
+    }
+
+    /// How many of them have not been made yet.
+    pub(crate) fn breaks_left(&self) -> usize {
+        self.breaks.lock().unwrap().len()
     }
 
     /// Ends all connections; new ones are accepted.
@@ -47,18 +71,43 @@ async fn accept(
     target: String,
     cut: Arc<Mutex<CancellationToken>>,
     refusing: Arc<AtomicBool>,
+    breaks: Arc<Mutex<VecDeque<Break>>>,
 ) {
-    while let Ok((mut client, _)) = listener.accept().await {
+    while let Ok((client, _)) = listener.accept().await {
         if refusing.load(Ordering::SeqCst) {
             continue;
         }
-        let Ok(mut broker) = TcpStream::connect(&target).await else { continue };
+        let Ok(broker) = TcpStream::connect(&target).await else { continue };
         let cut = cut.lock().unwrap().clone();
+        let breaks = breaks.lock().unwrap().pop_front();
         spawn_guarded("proxy-connection", async move {
             tokio::select! {
-                _ = tokio::io::copy_bidirectional(&mut client, &mut broker) => {}
+                () = pass(client, broker, breaks) => {}
                 () = cut.cancelled() => {}
             }
         });
+    }
+}
+
+async fn pass(mut client: TcpStream, mut broker: TcpStream, breaks: Option<Break>) {
+    let Some(breaks) = breaks else {
+        let _ = copy_bidirectional(&mut client, &mut broker).await;
+        return;
+    };
+    let (Break::CloseAfterBytes(limit) | Break::StallAfterBytes(limit)) = breaks;
+    let (from_client, mut to_client) = client.split();
+    let (mut from_broker, mut to_broker) = broker.split();
+    let limited = async {
+        // One more than the limit, so that with 0 the client has begun to speak.
+        let mut first = from_client.take(u64::try_from(limit).unwrap() + 1);
+        let _ = tokio::io::copy(&mut first, &mut to_broker).await;
+        let _ = to_broker.flush().await;
+    };
+    tokio::select! {
+        () = limited => {}
+        _ = tokio::io::copy(&mut from_broker, &mut to_client) => return,
+    }
+    if let Break::StallAfterBytes(_) = breaks {
+        std::future::pending::<()>().await;
     }
 }
