@@ -13,7 +13,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use switchyard_common::broker::{BrokerConfig, ConnectionState, ConsumeConnection, Publisher, declare};
+use switchyard_common::broker::{ConnectionState, ConsumeConnection, Publisher, declare};
 use switchyard_common::guard::{RestartPolicy, Supervisor};
 use switchyard_common::shutdown::Shutdown;
 use switchyard_common::task::Kinds;
@@ -27,7 +27,7 @@ use crate::pass::Wake;
 use crate::presence::replicas::Beats;
 use crate::readiness::{Condition, Readiness, follow_broker, follow_database, follow_queues};
 use crate::route::run::Router;
-use crate::store::{Db, DbConfig, StoreError, migrate};
+use crate::store::{Db, StoreError, migrate};
 use crate::{api, dead_letters, intake, notify, pass, presence, retention, settle, sweep};
 
 /// Batches of committed assignments that may wait for routing: passes wait beyond.
@@ -80,12 +80,8 @@ pub async fn serve(config: Config, shutdown: Shutdown) -> Result<(), ServeError>
 /// Prepares everything that the parts share. Connections come up in the background.
 fn connect(config: Config) -> Result<Context, ServeError> {
     let replica = Uuid::new_v4();
-    let db = Db::new(&DbConfig {
-        url: config.database_url.expose().to_owned(),
-        connections_max: config.database_connections_max,
-        replica,
-    })?;
-    let broker = BrokerConfig::new(config.amqp_url.clone(), format!("switchyard-dispatcher {replica}"));
+    let db = Db::new(&config.database(config.database_connections_max, replica))?;
+    let broker = config.broker(format!("switchyard-dispatcher {replica}"));
     let own = presence::run::topology(&config.namespace, replica)?;
     let topology = Arc::new(config.namespace.dispatcher_topology().and(own));
     let consumers = ConsumeConnection::start(

@@ -96,7 +96,7 @@ impl Session {
         let name = format!("{} ({role})", config.connection_name);
         let properties = ConnectionProperties::default().with_connection_name(name.into());
         let socket = SocketHandle::default();
-        let connecting = connect(uri, properties, socket.clone(), config.connect_timeout);
+        let connecting = connect(uri, properties, socket.clone(), config);
         let connection = match tokio::time::timeout(config.connect_timeout * 2, connecting).await {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => return Err(OpenError::Fault(Fault::from(error))),

@@ -7,12 +7,15 @@ use lapin::uri::AMQPUri;
 use super::limits::{PUBLISH_WINDOW_DEFAULT_COUNT, PUBLISH_WINDOW_MAX_COUNT};
 use crate::config::{Secret, mask_url};
 use crate::retry::RetryPolicy;
+use crate::tls::TlsFiles;
 
 /// Settings of the connections to one broker. `Debug` shows no password.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BrokerConfig {
     /// `amqp://user:password@host:port/vhost`, or `amqps://`. A secret because of the password.
     pub url: Secret,
+    /// Certificates, for `amqps://`.
+    pub tls: TlsFiles,
     /// What the broker shows for the connections; each adds its role to it.
     pub connection_name: String,
     /// Heartbeat interval. A peer that is silent for two of them is gone. 1 s to 18 h.
@@ -62,6 +65,7 @@ impl BrokerConfig {
     pub fn new(url: Secret, connection_name: impl Into<String>) -> Self {
         Self {
             url,
+            tls: TlsFiles::default(),
             connection_name: connection_name.into(),
             heartbeat: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(5),

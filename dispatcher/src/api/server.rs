@@ -111,7 +111,13 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let url = "postgresql://u:p@127.0.0.1:1/never-connected".to_owned();
-        let db = Db::new(&DbConfig { url, connections_max: 1, replica: uuid::Uuid::nil() }).unwrap();
+        let db = Db::new(&DbConfig {
+            url,
+            tls: switchyard_common::tls::TlsFiles::default(),
+            connections_max: 1,
+            replica: uuid::Uuid::nil(),
+        })
+        .unwrap();
         let api = Api { readiness: readiness.clone(), metrics: None, db, token: None };
         let client = async {
             assert!(get(address, "/livez").await.starts_with("HTTP/1.1 200"));

@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use crate::config::Config;
-use crate::store::{Db, DbConfig};
+use crate::store::Db;
 
 /// Connections that one command may use.
 const CONNECTIONS_MAX: usize = 2;
@@ -16,11 +16,7 @@ pub(super) fn database() -> anyhow::Result<Db> {
 
 /// A small pool for one command, with a configuration that was read already.
 pub(super) fn database_of(config: &Config) -> anyhow::Result<Db> {
-    Ok(Db::new(&DbConfig {
-        url: config.database_url.expose().to_owned(),
-        connections_max: CONNECTIONS_MAX,
-        replica: Uuid::new_v4(),
-    })?)
+    Ok(Db::new(&config.database(CONNECTIONS_MAX, Uuid::new_v4()))?)
 }
 
 /// Who acts: as given, else the user's name. Every act is audited, so somebody must be named.

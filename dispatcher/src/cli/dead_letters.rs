@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use serde_json::Value;
-use switchyard_common::broker::{BrokerConfig, Publisher};
+use switchyard_common::broker::Publisher;
 use uuid::Uuid;
 
 use super::connect::{self, actor};
@@ -257,8 +257,7 @@ async fn replay_all(wanted: &Replay) -> anyhow::Result<ExitCode> {
         bail!("--payload and --event change one letter: name exactly one");
     }
     let by = actor(wanted.by.as_deref())?;
-    let publisher =
-        Publisher::start(&BrokerConfig::new(config.amqp_url.clone(), "switchyard-replay"), "replay")?;
+    let publisher = Publisher::start(&config.broker("switchyard-replay"), "replay")?;
     let mut failed = 0;
     for (done, letter_id) in ids.iter().enumerate() {
         let wish = ReplayWish {

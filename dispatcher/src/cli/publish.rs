@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
-use switchyard_common::broker::{BrokerConfig, Outgoing, Properties, Requester, Session};
+use switchyard_common::broker::{Outgoing, Properties, Requester, Session};
 use switchyard_common::contract::answer::Answer;
 use switchyard_common::contract::cloudevent::{CloudEvent, STRUCTURED_CONTENT_TYPE};
 use switchyard_common::contract::event::EventType;
@@ -154,7 +154,7 @@ pub(super) async fn publish(config: &Config, event: &Value, timeout: Duration) -
     let mut properties = Properties::persistent(STRUCTURED_CONTENT_TYPE);
     properties.message_id = event.get("id").and_then(Value::as_str).map(ToOwned::to_owned);
     let message = Outgoing::new(&config.namespace.events_exchange(), routing_key, properties, body, true)?;
-    let broker = BrokerConfig::new(config.amqp_url.clone(), "switchyard-publish");
+    let broker = config.broker("switchyard-publish");
     let session = Session::open(&broker, "request")
         .await
         .context("the broker cannot be reached: is it up? (make status)")?;

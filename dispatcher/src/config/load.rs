@@ -6,6 +6,8 @@ use switchyard_common::config::{ByteSize, ConfigErrors, Loader, Secret, env_key,
 use switchyard_common::contract::limits::ARTIFACTS_TOTAL_MAX_BYTES;
 use switchyard_common::contract::topology::Namespace;
 
+use switchyard_common::tls::TlsFiles;
+
 use super::Config;
 use super::kinds::kinds;
 
@@ -44,6 +46,8 @@ impl Config {
         let database_url = loader.required_secret(env_key("SWITCHYARD_DATABASE_URL"));
         let defaults = Self::new(Secret::new(""), Secret::new(""));
         let config = Self {
+            amqp_tls: TlsFiles::for_broker(&mut loader),
+            database_tls: TlsFiles::for_database(&mut loader),
             namespace: namespace(&mut loader),
             http_listen: loader.value(key("http.listen", "SWITCHYARD_HTTP_LISTEN"), defaults.http_listen),
             http_token: loader.optional_secret(key("http.token", "SWITCHYARD_HTTP_TOKEN")),

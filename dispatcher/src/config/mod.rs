@@ -6,18 +6,27 @@ mod load;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use switchyard_common::broker::BrokerConfig;
 use switchyard_common::config::Secret;
 use switchyard_common::contract::limits::ARTIFACTS_TOTAL_MAX_BYTES;
 use switchyard_common::contract::topology::Namespace;
 use switchyard_common::task::Kind;
+use switchyard_common::tls::TlsFiles;
+use uuid::Uuid;
+
+use crate::store::DbConfig;
 
 /// The dispatcher's configuration, checked.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where the broker is; holds the password.
     pub amqp_url: Secret,
+    /// Certificates for the broker.
+    pub amqp_tls: TlsFiles,
     /// Where the database is; holds the password.
     pub database_url: Secret,
+    /// Certificates for the database.
+    pub database_tls: TlsFiles,
     /// Prefix of every name on the broker.
     pub namespace: Namespace,
     /// Where the HTTP API listens; loopback unless told otherwise.
@@ -52,13 +61,28 @@ impl Config {
     /// The port of the HTTP API when none is configured.
     pub const HTTP_PORT_DEFAULT: u16 = 9080;
 
+    /// How to reach the broker, under a name that it shows.
+    #[must_use]
+    pub fn broker(&self, name: impl Into<String>) -> BrokerConfig {
+        BrokerConfig { tls: self.amqp_tls.clone(), ..BrokerConfig::new(self.amqp_url.clone(), name) }
+    }
+
+    /// How to reach the database, as one replica.
+    #[must_use]
+    pub fn database(&self, connections_max: usize, replica: Uuid) -> DbConfig {
+        let url = self.database_url.expose().to_owned();
+        DbConfig { url, tls: self.database_tls.clone(), connections_max, replica }
+    }
+
     /// The defaults, for a broker and a database.
     #[must_use]
     pub fn new(amqp_url: Secret, database_url: Secret) -> Self {
         const DAY: Duration = Duration::from_secs(24 * 3_600);
         Self {
             amqp_url,
+            amqp_tls: TlsFiles::default(),
             database_url,
+            database_tls: TlsFiles::default(),
             namespace: Namespace::default(),
             http_listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), Self::HTTP_PORT_DEFAULT),
             http_token: None,

@@ -5,22 +5,30 @@ use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{NoTls, Row, Statement, ToStatement};
+use tokio_postgres::{Client, Connection, Row, Socket, Statement, ToStatement};
 use uuid::Uuid;
+
+use switchyard_common::tls::TlsFiles;
 
 use super::error::StoreError;
 use super::steps::StepsCache;
+use super::tls::{self, DatabaseStream, DatabaseTls};
 
 /// Longest wait for a free connection, and for a new one to be made.
 const CONNECTION_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Times that a transaction is repeated when it meets another one.
 const CONTENTION_REPEATS_MAX: u32 = 20;
 
+/// The other half of a client outside the pool.
+pub(super) type Alone = Connection<Socket, DatabaseStream<Socket>>;
+
 /// How to reach the database.
 #[derive(Clone)]
 pub struct DbConfig {
     /// A `postgresql://` URL; holds the password.
     pub url: String,
+    /// Certificates: with any of them, only TLS will do.
+    pub tls: TlsFiles,
     /// Most connections.
     pub connections_max: usize,
     /// This replica; stamped on what it publishes.
@@ -32,6 +40,7 @@ pub struct DbConfig {
 pub struct Db {
     pool: Pool,
     options: Arc<tokio_postgres::Config>,
+    tls: DatabaseTls,
     pub(crate) steps: StepsCache,
     /// This replica.
     pub replica: Uuid,
@@ -40,18 +49,15 @@ pub struct Db {
 impl Db {
     /// Prepares the pool; connects when first used.
     pub fn new(config: &DbConfig) -> Result<Self, StoreError> {
-        let mut options: tokio_postgres::Config = config.url.parse().map_err(|_| {
-            StoreError::Statement(
-                "the database URL cannot be read: expected postgresql://user:password@host:port/name".into(),
-            )
-        })?;
+        let mut options = tls::options(&config.url, &config.tls)?;
         options.application_name("switchyard-dispatcher");
         options.connect_timeout(CONNECTION_WAIT_MAX);
         // UTC everywhere (incident 62); a stuck lock must not hold a pass for ever.
         options.options("-c TimeZone=UTC -c lock_timeout=10s -c statement_timeout=60s -c idle_in_transaction_session_timeout=60s");
         let shared = Arc::new(options.clone());
-        let manager =
-            Manager::from_config(options, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+        let tls = DatabaseTls { files: config.tls.clone() };
+        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let manager = Manager::from_config(options, tls.clone(), recycling);
         let pool = Pool::builder(manager)
             .max_size(config.connections_max)
             .runtime(Runtime::Tokio1)
@@ -62,12 +68,12 @@ impl Db {
             })
             .build()
             .map_err(|error| StoreError::Statement(error.to_string()))?;
-        Ok(Self { pool, options: shared, steps: StepsCache::default(), replica: config.replica })
+        Ok(Self { pool, options: shared, tls, steps: StepsCache::default(), replica: config.replica })
     }
 
-    /// How connections are made, for one outside the pool.
-    pub(crate) fn options(&self) -> &tokio_postgres::Config {
-        &self.options
+    /// A connection outside the pool, whose messages the caller polls.
+    pub(super) async fn connect_alone(&self) -> Result<(Client, Alone), StoreError> {
+        Ok(self.options.connect(self.tls.clone()).await?)
     }
 
     /// A connection of the pool.

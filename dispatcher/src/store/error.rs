@@ -92,7 +92,7 @@ impl From<tokio_postgres::Error> for StoreError {
         let Some(db) = error.as_db_error() else {
             // No answer from the server: closed, refused, timed out; or a value that does not fit its parameter.
             return if error.is_closed() || std::error::Error::source(&error).is_some_and(is_io) {
-                Self::Transient(error.to_string())
+                Self::Transient(describe(&error))
             } else {
                 Self::Statement(describe(&error))
             };

@@ -3,7 +3,7 @@
 use std::task::Poll;
 
 use futures::StreamExt;
-use tokio_postgres::{AsyncMessage, NoTls};
+use tokio_postgres::AsyncMessage;
 
 use super::db::Db;
 use super::error::StoreError;
@@ -13,7 +13,7 @@ use super::error::StoreError;
 /// # Errors
 /// Always at the end: the connection was refused or failed. The caller comes back after a wait.
 pub async fn listen(db: &Db, channel: &str, mut hear: impl FnMut(&str)) -> Result<(), StoreError> {
-    let (client, mut connection) = db.options().connect(NoTls).await?;
+    let (client, mut connection) = db.connect_alone().await?;
     let mut messages = futures::stream::poll_fn(move |context| connection.poll_message(context));
     let sql = format!("LISTEN {channel}");
     let mut listening = std::pin::pin!(client.batch_execute(&sql));

@@ -30,6 +30,7 @@ mod save;
 mod steps;
 pub mod sweep;
 pub mod timeline;
+mod tls;
 pub mod view;
 
 pub use apply::{Applied, Applier, Named, apply};

@@ -4,6 +4,7 @@
 //! `eval "$(deploy/local/services env)"`). Its role must be allowed to create databases.
 
 use switchyard_common::guard::spawn_thread_guarded;
+use switchyard_common::tls::TlsFiles;
 use switchyard_dispatcher::store::{Db, DbConfig};
 use tokio_postgres::NoTls;
 use uuid::Uuid;
@@ -91,8 +92,12 @@ pub(super) fn with_database(url: &str, name: &str) -> String {
 }
 
 pub(super) fn connect(url: &str) -> Db {
-    let config =
-        DbConfig { url: url.to_owned(), connections_max: CONNECTIONS_MAX_COUNT, replica: Uuid::new_v4() };
+    let config = DbConfig {
+        url: url.to_owned(),
+        tls: TlsFiles::default(),
+        connections_max: CONNECTIONS_MAX_COUNT,
+        replica: Uuid::new_v4(),
+    };
     Db::new(&config).expect("the URL of the test database is well formed")
 }
 

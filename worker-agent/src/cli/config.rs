@@ -8,6 +8,7 @@ use switchyard_common::config::{ConfigErrors, Key, Loader, env_key, key};
 use switchyard_common::contract::ids::{AgentId, AgentRef, PoolId};
 use switchyard_common::contract::topology::Namespace;
 use switchyard_common::shutdown::DEFAULT_DRAIN_SECONDS;
+use switchyard_common::tls::TlsFiles;
 
 use super::handlers::HandlerSpecs;
 use crate::agent::AgentConfig;
@@ -15,12 +16,15 @@ use crate::agent::AgentConfig;
 /// The pool unless configured.
 const POOL_DEFAULT: &str = "default";
 /// Variables of the dispatcher and of the local tools, which may stand in the same environment.
-const OTHERS_VARIABLES: [&str; 15] = [
+const OTHERS_VARIABLES: [&str; 18] = [
     "SWITCHYARD_HANDLERS",
     "SWITCHYARD_CONFIG",
     "SWITCHYARD_LOG",
     "SWITCHYARD_DATABASE_URL",
     "SWITCHYARD_DATABASE_URL_FILE",
+    "SWITCHYARD_DATABASE_CA_FILE",
+    "SWITCHYARD_DATABASE_CERT_FILE",
+    "SWITCHYARD_DATABASE_KEY_FILE",
     "SWITCHYARD_DATABASE_CONNECTIONS_MAX",
     "SWITCHYARD_HTTP_LISTEN",
     "SWITCHYARD_LOCAL_DIR",
@@ -75,6 +79,7 @@ impl ProcessConfig {
     pub fn read(mut loader: Loader, base_dir: &Path, host: Option<String>) -> Result<Self, ConfigErrors> {
         loader.also_known(OTHERS_VARIABLES);
         let url = loader.required_secret(env_key("SWITCHYARD_AMQP_URL"));
+        let tls = TlsFiles::for_broker(&mut loader);
         let pool = pool(&mut loader);
         let pod = loader.optional::<String>(env_key("POD_NAME"));
         let agent_id = agent_id(&mut loader, pod.clone().or_else(|| host.clone()));
@@ -88,7 +93,10 @@ impl ProcessConfig {
         let times = Times::read(&mut loader);
         let agent = pool.zip(agent_id).map(|(pool, agent)| {
             let agent = AgentRef { pool, agent };
-            let broker = BrokerConfig::new(url.clone().unwrap_or_default(), agent.to_string());
+            let broker = BrokerConfig {
+                tls: tls.clone(),
+                ..BrokerConfig::new(url.clone().unwrap_or_default(), agent.to_string())
+            };
             let pod = pod.or(host).unwrap_or_else(|| agent.agent.to_string());
             times.apply(AgentConfig { namespace, pod, node, ..AgentConfig::new(broker, agent) })
         });

@@ -17,43 +17,92 @@ use async_rs::util::RuntimeParts;
 use async_rs::{Runtime, Tokio};
 use futures::Stream;
 use futures::io::{AsyncRead, AsyncWrite};
-use lapin::tcp::{AsyncTcpStream, TLSConfig};
+use futures_rustls::TlsConnector;
+use futures_rustls::client::TlsStream;
+use lapin::tcp::AsyncTcpStream;
 use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Connection, ConnectionProperties};
 
+use super::super::settings::BrokerConfig;
 use super::wire::FrameFilter;
+use crate::tls::{TlsFiles, explained};
 
 /// How much is read from the socket at once.
 const READ_BYTES: usize = 64 * 1024;
 
-type PlainOrTls = AsyncTcpStream<<Tokio as Reactor>::TcpStream>;
+type Tcp = AsyncTcpStream<<Tokio as Reactor>::TcpStream>;
 
-/// Connects and shakes hands. The TCP connection may take `timeout`; the handshake is the caller's to bound, with
-/// [`SocketHandle::cut`] to end it.
+/// Connects and shakes hands. The TCP connection may take the connect timeout; the handshakes are the caller's to bound, with
+/// [`SocketHandle::cut`] to end them.
 pub(super) async fn connect(
     uri: AMQPUri,
     properties: ConnectionProperties,
     socket: SocketHandle,
-    timeout: Duration,
+    config: &BrokerConfig,
 ) -> lapin::Result<Connection> {
     let tokio = Tokio::current();
+    let (timeout, files) = (config.connect_timeout, config.tls.clone());
     let runtime = Runtime::new(RuntimeParts::new(tokio.clone(), HardenedReactor(tokio.clone())));
     let transport = async move |uri: AMQPUri, _runtime: Runtime<_>| {
         let plain = Runtime::new(tokio.clone());
         let address = plain.to_socket_addrs((uri.authority.host.clone(), uri.authority.port));
-        let connecting = PlainOrTls::connect(&tokio, address);
+        let connecting = Tcp::connect(&tokio, address);
         let late = |_| io::Error::new(io::ErrorKind::TimedOut, "no TCP connection in time");
         let stream = tokio::time::timeout(timeout, connecting).await.map_err(late)??;
         if let AsyncTcpStream::Plain(plain) = &stream {
             socket.set(TcpStream::from(plain.get_ref().as_fd().try_clone_to_owned()?));
         }
         let stream = match uri.scheme {
-            AMQPScheme::AMQP => stream,
-            AMQPScheme::AMQPS => stream.into_tls(&uri.authority.host, TLSConfig::default()).await?,
+            AMQPScheme::AMQP => Wire::Plain(stream),
+            AMQPScheme::AMQPS => {
+                Wire::Tls(Box::new(encrypted(stream, &uri.authority.host, files.clone()).await?))
+            }
         };
         Ok(AsyncTcpStream::Plain(HardenedStream::new(stream)))
     };
     Connection::connector(uri, runtime, transport, properties).await
+}
+
+/// Shakes hands and verifies the server.
+async fn encrypted(stream: Tcp, host: &str, files: TlsFiles) -> io::Result<Encrypted> {
+    let wrong = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
+    let name = TlsFiles::server_name(host).map_err(wrong)?;
+    let connector = TlsConnector::from(files.client_config().map_err(wrong)?);
+    let inner = connector.connect(name, stream).await.map_err(|error| explained(error, host, &files))?;
+    Ok(Encrypted { inner, host: host.to_owned(), files })
+}
+
+/// A TLS stream whose errors say what to do: in TLS 1.3 a server refuses a client certificate only after the handshake.
+struct Encrypted {
+    inner: TlsStream<Tcp>,
+    host: String,
+    files: TlsFiles,
+}
+
+/// What frames travel on.
+enum Wire {
+    Plain(Tcp),
+    Tls(Box<Encrypted>),
+}
+
+impl Wire {
+    /// The stream as one that writes.
+    fn writer(&mut self) -> Pin<&mut (dyn AsyncWrite + Send + Unpin)> {
+        match self {
+            Self::Plain(stream) => Pin::new(stream),
+            Self::Tls(stream) => Pin::new(&mut stream.inner),
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream) => {
+                let Encrypted { inner, host, files } = &mut **stream;
+                Pin::new(inner).poll_read(cx, buffer).map_err(|error| explained(error, host, files))
+            }
+        }
+    }
 }
 
 /// A second handle on a connection's socket, to end it whatever the library is doing.
@@ -80,13 +129,13 @@ impl SocketHandle {
 
 /// A stream whose reading side passes through the [`FrameFilter`].
 pub(super) struct HardenedStream {
-    inner: PlainOrTls,
+    inner: Wire,
     filter: FrameFilter,
     piece: Box<[u8]>,
 }
 
 impl HardenedStream {
-    fn new(inner: PlainOrTls) -> Self {
+    fn new(inner: Wire) -> Self {
         Self { inner, filter: FrameFilter::default(), piece: vec![0; READ_BYTES].into_boxed_slice() }
     }
 }
@@ -95,7 +144,7 @@ impl AsyncRead for HardenedStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         while this.filter.is_drained() {
-            let count = ready!(Pin::new(&mut this.inner).poll_read(cx, &mut this.piece))?;
+            let count = ready!(this.inner.poll_read(cx, &mut this.piece))?;
             if count == 0 {
                 return Poll::Ready(Ok(0));
             }
@@ -108,7 +157,7 @@ impl AsyncRead for HardenedStream {
 
 impl AsyncWrite for HardenedStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write(cx, bytes)
+        self.get_mut().inner.writer().poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -116,15 +165,15 @@ impl AsyncWrite for HardenedStream {
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write_vectored(cx, pieces)
+        self.get_mut().inner.writer().poll_write_vectored(cx, pieces)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+        self.get_mut().inner.writer().poll_flush(cx)
     }
 
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_close(cx)
+        self.get_mut().inner.writer().poll_close(cx)
     }
 }
 
@@ -156,6 +205,6 @@ impl Reactor for HardenedReactor {
         address: SocketAddr,
     ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
         let connecting = self.0.tcp_connect_addr(address);
-        async move { Ok(HardenedStream::new(AsyncTcpStream::Plain(connecting.await?))) }
+        async move { Ok(HardenedStream::new(Wire::Plain(AsyncTcpStream::Plain(connecting.await?)))) }
     }
 }

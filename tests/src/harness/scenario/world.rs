@@ -86,6 +86,17 @@ impl Scenario {
         Self::with(name, amqp_url, database)
     }
 
+    /// As [`new`](Self::new), on a broker and a database server of the caller's choice.
+    ///
+    /// # Errors
+    /// When the folder cannot be made.
+    ///
+    /// # Panics
+    /// When the database server cannot be reached.
+    pub async fn at(name: &str, amqp_url: &str, database_url: &str) -> anyhow::Result<Self> {
+        Self::with(name, amqp_url.to_owned(), TestDatabase::on(database_url.to_owned()).await)
+    }
+
     fn with(name: &str, amqp_url: String, database: TestDatabase) -> anyhow::Result<Self> {
         let folder = fresh_folder(&build_folder()?.join("scenarios").join(name))?;
         say_where_logs_are(&folder);
