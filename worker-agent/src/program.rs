@@ -74,6 +74,7 @@ fn task_of(context: &TaskContext) -> ProgramTask {
         agent_id: work.agent.to_string(),
         parameters: work.parameters.clone(),
         payload: work.payload.clone(),
+        traceparent: context.traceparent().map(|trace| trace.to_string()),
         run_timeout: work.run_timeout(),
         inputs: inputs.collect(),
     }

@@ -4,8 +4,10 @@
 use std::fmt;
 
 use serde::de::{Deserializer as _, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
 use switchyard_common::broker::Message;
 use switchyard_common::contract::limits::{EVENT_BODY_MAX_BYTES, ID_MAX_CHARS, SOURCE_MAX_CHARS};
+use switchyard_common::telemetry::TraceParent;
 
 use super::kept::{Identity, binary_attribute};
 
@@ -16,6 +18,8 @@ pub struct EventIds {
     pub source: Option<String>,
     /// CloudEvents `id`.
     pub id: Option<String>,
+    /// The W3C trace context that the event carries in itself.
+    pub traceparent: Option<TraceParent>,
     /// Whether the event could be read to its end: only then do source and id identify it.
     whole: bool,
 }
@@ -25,7 +29,12 @@ impl EventIds {
     #[must_use]
     pub fn of(message: &Message) -> Self {
         let attribute = |name| binary_attribute(message, name).map(ToOwned::to_owned);
-        let in_headers = Self { source: attribute("source"), id: attribute("id"), whole: true };
+        let in_headers = Self {
+            source: attribute("source"),
+            id: attribute("id"),
+            traceparent: attribute("traceparent").and_then(|text| text.parse().ok()),
+            whole: true,
+        };
         let found = if in_headers.source.is_some() || in_headers.id.is_some() {
             in_headers
         } else {
@@ -34,6 +43,7 @@ impl EventIds {
         Self {
             source: found.source.filter(|source| is_fit(source, SOURCE_MAX_CHARS)),
             id: found.id.filter(|id| is_fit(id, ID_MAX_CHARS)),
+            traceparent: found.traceparent,
             whole: found.whole,
         }
     }
@@ -75,6 +85,12 @@ impl<'de> Visitor<'de> for Reader<'_> {
             let (place, seen) = match name.as_str() {
                 "source" => (&mut self.0.source, &mut seen.0),
                 "id" => (&mut self.0.id, &mut seen.1),
+                "traceparent" => {
+                    let value = map.next_value::<&RawValue>()?;
+                    let text: Option<String> = serde_json::from_str(value.get()).ok();
+                    self.0.traceparent = text.and_then(|text| text.parse().ok());
+                    continue;
+                }
                 _ => {
                     map.next_value::<IgnoredAny>()?;
                     continue;
@@ -86,7 +102,7 @@ impl<'de> Visitor<'de> for Reader<'_> {
                 return Err(A::Error::custom("a name is there twice"));
             }
             // Not text: the other one may still be.
-            *place = match map.next_value::<&serde_json::value::RawValue>() {
+            *place = match map.next_value::<&RawValue>() {
                 Ok(value) => serde_json::from_str(value.get()).ok(),
                 Err(error) => return Err(error),
             };

@@ -137,7 +137,10 @@ impl Kept {
     pub fn of_event(message: &Message) -> Self {
         let ids = EventIds::of(message);
         let identity = ids.identity().unwrap_or_else(|| hashed(message));
-        Self { identity, ids, ..Self::of(message, &message.body) }
+        let kept = Self::of(message, &message.body);
+        // The newest hop's, from the headers; else the event's own.
+        let traceparent = kept.traceparent.or_else(|| ids.traceparent.map(|trace| trace.to_string()));
+        Self { identity, ids, traceparent, ..kept }
     }
 
     /// Of any other message: lease tokens are taken out of the payload.

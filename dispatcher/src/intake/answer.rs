@@ -2,6 +2,7 @@
 
 use switchyard_common::broker::{Message, Outgoing, Properties};
 use switchyard_common::contract::answer::Answer;
+use switchyard_common::telemetry::TraceParent;
 
 /// Start of the queue name that RabbitMQ gives to direct reply-to.
 const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to.";
@@ -20,6 +21,9 @@ pub fn outgoing(request: &Message, answer: &Answer, allowed_prefix: Option<&str>
     properties.persistent = false;
     properties.correlation_id =
         request.properties.correlation_id.clone().or_else(|| request.properties.message_id.clone());
+    if let Some(trace) = TraceParent::from_headers(&request.properties.headers) {
+        trace.put_into(&mut properties.headers);
+    }
     let body = serde_json::to_vec(answer).ok()?;
     Outgoing::new("", reply_to, properties, body, false).ok()
 }

@@ -14,6 +14,7 @@ use switchyard_common::contract::parse::parse_event;
 use switchyard_common::failure::FailureKind;
 use switchyard_common::guard::{catch_panic, catch_panic_sync};
 use switchyard_common::shutdown::Shutdown;
+use switchyard_common::telemetry::TraceParent;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -310,7 +311,10 @@ fn admit_message(context: &Context, message: &Message) -> Result<Admitted, Rejec
                 "report this as a bug",
             )
         })?;
-        admit(parsed, &context.kinds, fresh)
+        let mut admitted = admit(parsed, &context.kinds, fresh)?;
+        // A task without a trace begins one here, so that whatever it does can be found by one id.
+        admitted.traceparent.get_or_insert_with(|| TraceParent::generate(&mut rand::rng()).to_string());
+        Ok(admitted)
     });
     attempted.unwrap_or_else(|panic| {
         Err(Rejection::new(

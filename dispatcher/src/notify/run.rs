@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use switchyard_common::broker::headers::HeaderValue;
 use switchyard_common::broker::{Outgoing, OutgoingError, Properties, PublishOutcome};
 use switchyard_common::contract::cloudevent::{CloudEvent, STRUCTURED_CONTENT_TYPE};
 use switchyard_common::contract::topology::Namespace;
 use switchyard_common::shutdown::Shutdown;
+use switchyard_common::telemetry::TRACEPARENT_HEADER;
 use tokio::time::Instant;
 
 use super::waves::Waves;
@@ -140,7 +142,11 @@ fn outgoing(namespace: &Namespace, pending: &Pending) -> Result<Outgoing, Outgoi
     );
     event.time = Some(pending.created_at);
     event.subject.clone_from(&pending.task_id);
+    event.traceparent.clone_from(&pending.traceparent);
     let mut properties = Properties::persistent(STRUCTURED_CONTENT_TYPE);
+    if let Some(traceparent) = &pending.traceparent {
+        properties.headers.insert(TRACEPARENT_HEADER.to_owned(), HeaderValue::Text(traceparent.clone()));
+    }
     properties.message_id = Some(event.id.clone());
     // A map of texts and JSON values is always JSON.
     let body = serde_json::to_vec(&event).unwrap_or_default();

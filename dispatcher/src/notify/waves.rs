@@ -62,6 +62,7 @@ mod tests {
                 task_id: task.map(ToOwned::to_owned),
                 event_type: "t".into(),
                 body: Value::Null,
+                traceparent: None,
                 created_at: DateTime::UNIX_EPOCH,
             })
             .collect()

@@ -23,6 +23,8 @@ pub struct Pending {
     pub event_type: String,
     /// Its data.
     pub body: Value,
+    /// The W3C trace context of the task.
+    pub traceparent: Option<String>,
     /// When it was written.
     pub created_at: DateTime<Utc>,
 }
@@ -31,8 +33,8 @@ pub struct Pending {
 pub async fn lease_batch(db: &Db, count_max: usize) -> Result<Option<Vec<Pending>>, StoreError> {
     const LEASE: &str = "UPDATE notifier SET replica_id = $1, until = now() + make_interval(secs => $2) \
         WHERE replica_id = $1 OR until < now()";
-    const BATCH: &str = "SELECT notification_id, event_id, task_id, event_type, body, created_at FROM notifications \
-        ORDER BY notification_id LIMIT $1";
+    const BATCH: &str = "SELECT n.notification_id, n.event_id, n.task_id, n.event_type, n.body, n.created_at, t.traceparent \
+        FROM notifications n LEFT JOIN tasks t ON t.task_id = n.task_id ORDER BY n.notification_id LIMIT $1";
     let connection = db.connection().await?;
     let limit = i64::try_from(count_max).unwrap_or(i64::MAX);
     let statement = connection.prepare_cached(LEASE).await?;
@@ -48,6 +50,7 @@ pub async fn lease_batch(db: &Db, count_max: usize) -> Result<Option<Vec<Pending
         event_type: row.get(3),
         body: row.get(4),
         created_at: row.get(5),
+        traceparent: row.get(6),
     };
     Ok(Some(rows.iter().map(pending).collect()))
 }

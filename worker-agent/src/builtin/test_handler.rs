@@ -103,7 +103,11 @@ fn act(context: &TaskContext, script: &Script) -> HandlerOutcome {
     match script.r#do {
         Act::Succeed | Act::Hang => {
             let inputs: Vec<&String> = context.inputs().keys().collect();
-            HandlerOutcome::succeeded().with_result(json!({ "inputs": inputs }))
+            let mut result = json!({ "inputs": inputs });
+            if let Some(trace) = context.traceparent() {
+                result["traceparent"] = json!(trace.to_string());
+            }
+            HandlerOutcome::succeeded().with_result(result)
         }
         Act::NoChanges => HandlerOutcome::no_changes(),
         Act::Fail => HandlerOutcome::failed(message("the payload asked the test handler to fail")),

@@ -18,6 +18,8 @@ pub const INPUT_DIR: &str = "SWITCHYARD_INPUT_DIR";
 pub const ARTIFACT_DIR: &str = "SWITCHYARD_ARTIFACT_DIR";
 /// Path where the program may write a JSON result.
 pub const RESULT_FILE: &str = "SWITCHYARD_RESULT_FILE";
+/// The W3C trace context of the task, under the name that programs with OpenTelemetry look for. Not set when the task has none.
+pub const TRACEPARENT: &str = "TRACEPARENT";
 /// Where programs are looked for when neither the allow-list nor a fixed value gives a PATH.
 pub const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -26,6 +28,7 @@ pub(crate) fn environment(
     spec: &ProgramSpec,
     agent_env: &BTreeMap<OsString, OsString>,
     workdir: &Workdir,
+    traceparent: Option<&str>,
 ) -> BTreeMap<OsString, OsString> {
     let mut env = BTreeMap::from([("PATH".into(), PATH_DEFAULT.into())]);
     env.extend(passed(&spec.env_pass, agent_env));
@@ -36,6 +39,7 @@ pub(crate) fn environment(
         (ARTIFACT_DIR.into(), workdir.artifact_dir().into()),
         (RESULT_FILE.into(), workdir.result_file().into()),
     ]);
+    env.extend(traceparent.map(|trace| (TRACEPARENT.into(), trace.into())));
     env
 }
 

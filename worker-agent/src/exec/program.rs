@@ -39,11 +39,12 @@ pub async fn run_program(
         return refused;
     }
     let options = run_options(spec, &task, &controls);
+    let traceparent = task.traceparent.clone();
     let workdir = match make_workdir(runner, task).await {
         Ok(workdir) => workdir,
         Err(failed) => return failed,
     };
-    let env = environment(spec, &runner.agent_env, &workdir);
+    let env = environment(spec, &runner.agent_env, &workdir, traceparent.as_deref());
     let masker = masker(spec, &env);
     let mut result = match Connection::open(&runner.supervisor, &options, &env, &workdir.current_dir()) {
         Ok((connection, pipes)) => {

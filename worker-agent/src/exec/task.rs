@@ -32,6 +32,8 @@ pub struct ProgramTask {
     pub parameters: Value,
     /// What upstream sent.
     pub payload: Value,
+    /// W3C trace context, for the program to pass on.
+    pub traceparent: Option<String>,
     /// Longest run that the assignment allows.
     pub run_timeout: Duration,
     /// The approved artifacts. They are verified again before the program starts.

@@ -230,6 +230,7 @@ fn task_json(task: &ProgramTask) -> serde_json::Value {
         "agent_id": task.agent_id,
         "parameters": task.parameters,
         "payload": task.payload,
+        "traceparent": task.traceparent,
         "inputs": task.inputs.iter().map(input).collect::<Vec<_>>(),
     })
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use switchyard_common::contract::artifact::{ArtifactError, check_name};
 use switchyard_common::contract::assignment::Assignment;
 use switchyard_common::contract::limits::ARTIFACTS_TOTAL_MAX_BYTES;
+use switchyard_common::telemetry::TraceParent;
 use tokio::sync::watch;
 
 use super::stop::{StopReason, StopSignal};
@@ -43,6 +44,12 @@ impl TaskContext {
     #[must_use]
     pub fn work(&self) -> &Assignment {
         &self.inner.work
+    }
+
+    /// The W3C trace context of the task, to be passed on to whatever the handler calls; none when the event had none.
+    #[must_use]
+    pub fn traceparent(&self) -> Option<TraceParent> {
+        self.inner.work.traceparent.as_deref()?.parse().ok()
     }
 
     /// The input artifacts by name, verified: for an approved step the very bytes that were approved.

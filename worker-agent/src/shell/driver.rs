@@ -25,6 +25,7 @@ use super::outbox::Outbox;
 use super::reports::ReportWriter;
 use super::runner::Runner;
 use super::settler::Settler;
+use super::traces::Traces;
 use crate::agent::{AgentConfig, AgentError};
 use crate::handler::Handlers;
 use crate::machine::limits::TICK_MS;
@@ -55,6 +56,7 @@ pub(crate) struct Driver {
     outbox: GuardedTask<()>,
     shipper: GuardedTask<()>,
     logs_closing: CancellationToken,
+    traces: Traces,
     shutdown: Shutdown,
     drained: bool,
 }
@@ -77,7 +79,8 @@ impl Driver {
     ) -> Result<Self, BrokerConfigError> {
         let publisher = Publisher::start(&config.broker, "publish")?;
         let link = Link::start(&config.broker, &config.namespace, &settings.agent, settings.prefetch())?;
-        let writer = ReportWriter::new(&config.namespace, settings.agent.clone());
+        let traces = Traces::default();
+        let writer = ReportWriter::new(&config.namespace, settings.agent.clone(), traces.clone());
         let (answers, inputs) = mpsc::unbounded_channel();
         let (reports, to_publish) = mpsc::unbounded_channel();
         let (lines, queued_lines) = mpsc::channel(LOG_QUEUE_MAX_LINES);
@@ -104,6 +107,7 @@ impl Driver {
             outbox: spawn_guarded(OUTBOX, outbox.run()),
             shipper: spawn_guarded(SHIPPER, shipper.run()),
             logs_closing,
+            traces,
             shutdown,
             drained: false,
         })
@@ -202,7 +206,12 @@ impl Driver {
         let Incoming { message, acker, .. } = incoming;
         let tag = self.settler.keep(acker);
         match serde_json::from_slice::<AgentMessage>(&message.body) {
-            Ok(message) => self.give(Input::Delivery { tag, message }),
+            Ok(message) => {
+                if let AgentMessage::Assignment(work) = &message {
+                    self.traces.remember(work);
+                }
+                self.give(Input::Delivery { tag, message });
+            }
             Err(error) => {
                 // Nobody can answer for it: the broker dead-letters it, and the dispatcher finds out whose it was.
                 let message_id = message.properties.message_id;

@@ -10,6 +10,7 @@
 //! - `driver`: the one loop; `effects` are carried out without awaiting anything, so heartbeats are never held up
 //! - `link`: the consume connection; `lock`: who holds the agent's id while it is refused; `outbox`: the publish connection; `settler`: acks and nacks
 //! - `runner`: handlers in guarded tasks; `attempt_log`, `log_shipper`: their log lines
+//! - `traces`: carries the trace of an attempt on into what is reported of it
 //! - `clock`, `ids`: what the machine must not have itself
 
 mod attempt_log;
@@ -25,6 +26,7 @@ mod outbox;
 mod reports;
 mod runner;
 mod settler;
+mod traces;
 
 pub(crate) use attempt_log::AttemptLog;
 pub(crate) use clock::for_supervisor;

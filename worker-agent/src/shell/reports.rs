@@ -6,11 +6,14 @@ use switchyard_common::contract::report::{Report, ReportBody};
 use switchyard_common::contract::routing::ReportKind;
 use switchyard_common::contract::topology::Namespace;
 
+use super::traces::Traces;
+
 /// Makes messages of reports.
 #[derive(Debug, Clone)]
 pub(super) struct ReportWriter {
     exchange: String,
     agent: AgentRef,
+    traces: Traces,
 }
 
 /// Why a report cannot be sent. It never can be, so it is logged and given up.
@@ -23,8 +26,8 @@ pub(super) enum ReportError {
 }
 
 impl ReportWriter {
-    pub(super) fn new(namespace: &Namespace, agent: AgentRef) -> Self {
-        Self { exchange: namespace.reports_exchange(), agent }
+    pub(super) fn new(namespace: &Namespace, agent: AgentRef, traces: Traces) -> Self {
+        Self { exchange: namespace.reports_exchange(), agent, traces }
     }
 
     /// The message of a report. Signs of life may find no listener and are worthless later; everything else must reach a queue.
@@ -38,12 +41,15 @@ impl ReportWriter {
             ReportBody::Artifact(_) => (ReportKind::Artifact, true),
             ReportBody::Log(_) => (ReportKind::Log, true),
         };
-        let properties = Properties {
+        let mut properties = Properties {
             content_type: Some("application/json".to_owned()),
             kind: Some(kind.as_str().to_owned()),
             persistent: matters,
             ..Properties::default()
         };
+        if let Some(trace) = self.traces.of(&body) {
+            trace.put_into(&mut properties.headers);
+        }
         let bytes = serde_json::to_vec(&Report { epoch, body })?;
         Ok(Outgoing::new(&self.exchange, &kind.key(&self.agent), properties, bytes, matters)?)
     }

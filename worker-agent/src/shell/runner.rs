@@ -8,6 +8,7 @@ use switchyard_common::contract::limits::RESULT_MAX_BYTES;
 use switchyard_common::contract::report::{Claim, StoppedBy};
 use switchyard_common::failure::{Failure, FailureKind};
 use switchyard_common::guard::{PanicCapture, catch_panic, spawn_guarded, with_context};
+use switchyard_common::telemetry::TraceParent;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tracing::Instrument as _;
@@ -67,8 +68,10 @@ impl Runner {
             self.dead_by.subscribe()
         });
         let run_timeout = work.run_timeout();
+        let trace = work.traceparent.as_deref().and_then(|text| text.parse::<TraceParent>().ok());
         let span = tracing::info_span!(
             "attempt",
+            trace_id = trace.map(|trace| trace.trace_id()),
             task_id = work.task_id.as_str(),
             attempt = work.attempt,
             workspace_id = work.workspace_id.as_str(),

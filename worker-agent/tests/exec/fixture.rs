@@ -114,6 +114,7 @@ pub(crate) fn task() -> ProgramTask {
         agent_id: "agent-0".into(),
         parameters: json!({"refresh_only": true}),
         payload: json!({"change": "résumé"}),
+        traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
         run_timeout: Duration::from_secs(60),
         inputs: Vec::new(),
     }

@@ -25,6 +25,7 @@ async fn the_task_file_says_what_to_do_and_names_the_inputs_with_their_digests()
     let expected = json!({
         "task_id": "task-484", "workspace_id": "ws-1", "kind": "plan", "step": "plan", "attempt": 3, "agent_id": "agent-0",
         "parameters": {"refresh_only": true}, "payload": {"change": "résumé"},
+        "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
         "inputs": [{"name": "plan", "size": 1, "sha256": digest}],
     });
     assert_eq!(task, expected);
@@ -84,6 +85,7 @@ async fn the_environment_holds_only_what_was_allowed() {
         "SWITCHYARD_INPUT_DIR",
         "SWITCHYARD_RESULT_FILE",
         "SWITCHYARD_TASK_FILE",
+        "TRACEPARENT",
     ];
     assert_eq!(names, expected.into());
     assert!(seen.contains(&"BOTH=fixed".to_owned()) && seen.contains(&"PASSED=yes".to_owned()));

@@ -6,6 +6,7 @@
 mod assign;
 mod loss;
 mod people;
+mod proof;
 mod settle;
 mod start;
 mod timers;
@@ -14,8 +15,9 @@ mod types;
 #[cfg(test)]
 mod tests;
 
+pub use proof::prove;
 pub use types::{
-    AssignTo, Context, Decision, Effect, Input, LossReason, Refusal, Reporter, ResolveTo, Verdict, prove,
+    AssignTo, Context, Decision, Effect, Input, LossReason, Refusal, Reporter, ResolveTo, Verdict,
 };
 
 use super::model::Subject;

@@ -10,7 +10,8 @@ use crate::task::retry_delay::retry_delay;
 use crate::task::status::Status;
 
 use super::loss;
-use super::types::{Context, Decision, LossReason, Move, Refusal, Reporter, proven};
+use super::proof::proven;
+use super::types::{Context, Decision, LossReason, Move, Refusal, Reporter};
 
 /// Wait before another agent is tried when one refused an attempt for a reason that may hold for a moment.
 const REFUSED_DELAY: Duration = Duration::from_secs(1);

@@ -5,7 +5,8 @@ use crate::contract::report::Claim;
 use crate::task::model::Subject;
 use crate::task::status::Status;
 
-use super::types::{Context, Decision, Effect, Move, Refusal, Reporter, proven};
+use super::proof::proven;
+use super::types::{Context, Decision, Effect, Move, Refusal, Reporter};
 
 /// May a non-repeatable step start? Every ask gets an answer: go for the one nonce that is stored, no-go for all others.
 pub(super) fn ask(
