@@ -79,12 +79,17 @@ impl Batch<'_> {
         self.insert(&inserts).await
     }
 
-    /// Registers unknown workspaces that come with a pool, and looks all of them up; locks those of exclusive tasks.
+    /// Registers unknown workspaces that come with a pool, and looks all of them up; locks those of exclusive tasks. What is found
+    /// stays in its pool until the end of the transaction.
     async fn workspaces_of(
         &self,
         candidates: &[Candidate<'_>],
     ) -> Result<BTreeMap<WorkspaceId, Result<Workspace, Rejection>>, StoreError> {
         let named: BTreeSet<WorkspaceId> = candidates.iter().map(|c| c.new.workspace.clone()).collect();
+        let exclusive: BTreeSet<WorkspaceId> =
+            candidates.iter().filter(|c| c.new.kind.exclusive).map(|c| c.new.workspace.clone()).collect();
+        // The stronger lock first: nobody holds the weaker one of a workspace and then waits for the stronger one of it.
+        self.lock_workspaces(&exclusive).await?;
         let mut found = self.find_workspaces(&named).await?;
         let mut missing: BTreeMap<WorkspaceId, PoolId> = BTreeMap::new();
         for candidate in candidates {
@@ -104,11 +109,7 @@ impl Batch<'_> {
                 .map(|(id, pool)| (id.clone(), pool.clone()))
                 .collect();
             self.insert_workspaces(&allowed).await?;
-        }
-        let exclusive: BTreeSet<WorkspaceId> =
-            candidates.iter().filter(|c| c.new.kind.exclusive).map(|c| c.new.workspace.clone()).collect();
-        self.lock_workspaces(&exclusive).await?;
-        if !missing.is_empty() || !exclusive.is_empty() {
+            self.lock_workspaces(&exclusive).await?;
             found = self.find_workspaces(&named).await?;
         }
         let refusal = |id: &WorkspaceId| missing.get(id).and_then(|pool| refused.get(pool)).cloned();

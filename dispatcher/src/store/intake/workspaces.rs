@@ -19,6 +19,12 @@ pub(super) struct Workspace {
     pub(super) paused: bool,
 }
 
+/// A workspace as a registration sees it.
+struct Standing {
+    pool: PoolId,
+    has_open_task: bool,
+}
+
 impl Batch<'_> {
     /// Registers a workspace, or updates it. Its pool cannot change while it has a task that has not ended (protocol H).
     pub(super) async fn register(
@@ -33,24 +39,28 @@ impl Batch<'_> {
             return Ok(Verdict::Rejected(rejection.1));
         }
         self.insert_workspaces(&BTreeMap::from([(id.clone(), registered.pool.clone())])).await?;
-        self.lock_workspaces(&BTreeSet::from([id.clone()])).await?;
-        let row = self
-            .transaction
-            .query_one(
-                "SELECT w.pool_id, EXISTS (SELECT 1 FROM tasks t WHERE t.workspace_id = w.workspace_id AND t.finished_at IS NULL) \
-                 AS busy FROM workspaces w WHERE w.workspace_id = $1",
-                &[&id.as_str()],
-            )
-            .await?;
-        let current: &str = row.get("pool_id");
-        if current != registered.pool.as_str() && row.get("busy") {
-            return Ok(Verdict::Rejected(Rejection::new(
+        let busy = |pool: &PoolId| {
+            Verdict::Rejected(Rejection::new(
                 FailureKind::RejectedTransition,
-                format!("workspace {id} belongs to pool {current} and has a task that has not ended"),
+                format!("workspace {id} belongs to pool {pool} and has a task that has not ended"),
                 "wait until its tasks have ended, or cancel them, before moving it to another pool",
-            )));
+            ))
+        };
+        let Standing { pool, has_open_task } = self.standing(id).await?;
+        let moves = pool != registered.pool;
+        if moves && has_open_task {
+            return Ok(busy(&pool));
         }
-        if current != registered.pool.as_str() {
+        self.lock_to_register(id, moves).await?;
+        // Under the lock: a submission that was on its way has committed now, or will see the new pool.
+        let Standing { pool: current, has_open_task } = self.standing(id).await?;
+        if current != registered.pool && !moves {
+            return Err(StoreError::Contention("the workspace was moved meanwhile".into()));
+        }
+        if current != registered.pool && has_open_task {
+            return Ok(busy(&current));
+        }
+        if current != registered.pool {
             // Ranks are the virtual time of a pool: those of the old one mean nothing in the new one.
             self.transaction.execute("DELETE FROM lanes WHERE workspace_id = $1", &[&id.as_str()]).await?;
         }
@@ -69,6 +79,28 @@ impl Batch<'_> {
             artifact_digest: None,
             note: Some(format!("workspace {id} is registered in pool {}", registered.pool)),
         }))
+    }
+
+    async fn standing(&self, id: &WorkspaceId) -> Result<Standing, StoreError> {
+        const FIND: &str = "SELECT w.pool_id, EXISTS (SELECT 1 FROM tasks t WHERE t.workspace_id = w.workspace_id \
+            AND t.finished_at IS NULL) AS has_open_task FROM workspaces w WHERE w.workspace_id = $1";
+        let statement = self.transaction.prepare_cached(FIND).await?;
+        let row = self.transaction.query_one(&statement, &[&id.as_str()]).await?;
+        let pool = parsed("pool_id", row.get::<_, &str>("pool_id").parse())?;
+        Ok(Standing { pool, has_open_task: row.get("has_open_task") })
+    }
+
+    /// A move excludes every submission, also of kinds that take no workspace lock: those hold the row by a key share, which only
+    /// this lock conflicts with. An update of labels disturbs nobody but exclusive tasks.
+    async fn lock_to_register(&self, id: &WorkspaceId, moves: bool) -> Result<(), StoreError> {
+        let sql = if moves {
+            "SELECT 1 FROM workspaces WHERE workspace_id = $1 FOR UPDATE"
+        } else {
+            "SELECT 1 FROM workspaces WHERE workspace_id = $1 FOR NO KEY UPDATE"
+        };
+        let statement = self.transaction.prepare_cached(sql).await?;
+        self.transaction.query(&statement, &[&id.as_str()]).await?;
+        Ok(())
     }
 
     /// Makes pools that are missing, where that is allowed. Gives the rejection of every pool that may not be used.
@@ -145,12 +177,14 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// Looks workspaces up.
+    /// Looks workspaces up, and keeps each in its pool until the end of the transaction: a key share, as the foreign key of a new task
+    /// takes it anyway, lets everybody go on but a move (protocol E2, H).
     pub(super) async fn find_workspaces(
         &self,
         workspaces: &BTreeSet<WorkspaceId>,
     ) -> Result<BTreeMap<WorkspaceId, Workspace>, StoreError> {
-        const FIND: &str = "SELECT workspace_id, pool_id, paused_at IS NOT NULL AS paused FROM workspaces WHERE workspace_id = ANY($1)";
+        const FIND: &str = "SELECT workspace_id, pool_id, paused_at IS NOT NULL AS paused FROM workspaces WHERE workspace_id = ANY($1) \
+            ORDER BY workspace_id FOR KEY SHARE";
         let ids: Vec<&str> = workspaces.iter().map(WorkspaceId::as_str).collect();
         let statement = self.transaction.prepare_cached(FIND).await?;
         let mut found = BTreeMap::new();
