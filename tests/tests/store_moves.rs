@@ -70,7 +70,7 @@ async fn a_workspace_does_not_move_while_a_submission_of_any_kind_is_on_its_way(
     for kind in ["plan", "plan_and_apply"] {
         let database = TestDatabase::new().await;
         store_one(&database.db, to_pool("default")).await;
-        stop_at(&database, "INSERT ON tasks").await;
+        stop_at(&database, "INSERT ON lanes").await;
         let gate = database.db.connection().await.unwrap();
         gate.execute(SHUT, &[]).await.unwrap();
         // It has read the workspace, and is stopped before its task is there to be seen.
