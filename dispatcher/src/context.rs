@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::config::Config;
 use crate::pass::Wake;
+use crate::presence::settled::SharedSettled;
 use crate::readiness::Readiness;
 use crate::store::Db;
 
@@ -34,6 +35,8 @@ pub struct Context {
     pub config: Arc<Config>,
     /// Whether this replica is ready, and if not, why.
     pub readiness: Readiness,
+    /// Up to when this replica has settled the outcomes that it was handed.
+    pub settled: SharedSettled,
     /// This process, new at every start.
     pub replica: Uuid,
 }

@@ -25,6 +25,7 @@ use crate::config::Config;
 use crate::context::Context;
 use crate::pass::Wake;
 use crate::presence::replicas::Beats;
+use crate::presence::settled::SharedSettled;
 use crate::readiness::{Condition, Readiness, follow_broker, follow_database, follow_queues};
 use crate::route::run::Router;
 use crate::store::{Db, StoreError, migrate};
@@ -62,9 +63,8 @@ pub enum ServeError {
 pub async fn serve(config: Config, shutdown: Shutdown) -> Result<(), ServeError> {
     let context = connect(config)?;
     tracing::info!(replica = %context.replica, namespace = %context.namespace, "dispatcher serves");
-    let beats = Beats::start(&context.db);
+    let beats = Beats::start(&context.db, context.settled.clone(), context.config.agent_lost_after);
     let ended = run_parts(&context, &shutdown).await;
-    beats.end().await;
     context.consumers.close(CLOSE_WAIT).await;
     let (closed, assignments_closed) =
         tokio::join!(context.publisher.close(CLOSE_WAIT), context.assignments.close(CLOSE_WAIT));
@@ -73,6 +73,8 @@ pub async fn serve(config: Config, shutdown: Shutdown) -> Result<(), ServeError>
             "some publishes were not confirmed in time; other replicas, or the next start, send them again"
         );
     }
+    // Last: whoever takes over may send what this replica left unconfirmed, which its connections must not do any more.
+    beats.end().await;
     tracing::info!("dispatcher has ended");
     ended
 }
@@ -102,6 +104,7 @@ fn connect(config: Config) -> Result<Context, ServeError> {
         kinds: Arc::new(Kinds::with_built_in(config.kinds.iter().cloned())?),
         config: Arc::new(config),
         readiness: Readiness::default(),
+        settled: SharedSettled::default(),
         replica,
     })
 }

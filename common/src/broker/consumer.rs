@@ -256,6 +256,12 @@ impl ConsumerStream {
         }
     }
 
+    /// Whether nothing waits to be taken now.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.peeked.is_none() && self.events.is_empty()
+    }
+
     /// A handle to pause, resume, restart or end the subscription from elsewhere.
     #[must_use]
     pub fn handle(&self) -> SubscriptionHandle {

@@ -148,7 +148,7 @@ impl Intake {
             Some(Err(StoreError::Unreadable(why))) => {
                 for event in good {
                     let deliveries = delivery_count(&event.message.properties.headers);
-                    self.put_back.keep(event.acker, deliveries, &why).await;
+                    self.put_back.keep(event.acker, Duration::ZERO, deliveries, &why).await;
                 }
             }
             Some(Err(error)) => {

@@ -2,19 +2,25 @@
 //!
 //! Silence proves something only to somebody who can hear. A replica judges itself before it judges an agent: for a full lost-timeout
 //! without a gap its own canaries must have come back through the exchange that heartbeats take, and the database must have
-//! answered; and the queue of outcomes must have been seen empty just now, since a report that nobody has read yet is not silence.
+//! answered; and all outcomes must have been settled at a moment not long ago, since a report that nobody has read yet, or that some
+//! replica has in hand, is not silence.
 //! So a lone dead agent is found, and an outage of the broker or the database is not mistaken for one.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Longest time between two signs of the same source in a stretch without a gap, and longest age of an observation of an empty
-/// outcomes queue; less where the lost-timeout is short.
+use super::drained::{Drained, EmptyLook, ON_ITS_WAY_MAX, OtherReplica};
+
+/// Longest time between two signs of the same source in a stretch without a gap, and longest age of the moment at which all outcomes
+/// were settled where an agent's list is compared with them; less where the lost-timeout is short.
 pub const SIGN_GAP_MAX: Duration = Duration::from_secs(3);
 /// The gap is at most the lost-timeout divided by this.
 const GAPS_PER_LOST_TIMEOUT_COUNT: u32 = 4;
 /// Signs are asked for this often within the allowed gap.
-const SIGNS_PER_GAP_COUNT: u32 = 3;
+const SIGNS_PER_GAP_COUNT: u32 = 6;
+/// A loss may be declared while the moment at which all outcomes were settled is at most the lost-timeout divided by this ago: whoever
+/// has been silent for the whole of it was silent then.
+const DRAINED_PER_LOST_TIMEOUT_COUNT: u32 = 2;
 /// Most canaries that are on their way at the same time; older ones are given up.
 pub const CANARIES_OPEN_MAX_COUNT: usize = 16;
 
@@ -29,6 +35,8 @@ pub enum NotNow {
     TooSoon,
     /// Outcomes wait that nobody has read.
     OutcomesWait,
+    /// The queue of outcomes is empty, but a replica may have some in hand that it has not settled.
+    OutcomesInHand,
 }
 
 impl NotNow {
@@ -40,6 +48,7 @@ impl NotNow {
             Self::NoDatabase => "no_database",
             Self::TooSoon => "too_soon",
             Self::OutcomesWait => "outcomes_wait",
+            Self::OutcomesInHand => "outcomes_in_hand",
         }
     }
 }
@@ -80,21 +89,22 @@ pub struct Judge {
     last_canary: u64,
     heard: Option<Stretch>,
     answered: Option<Stretch>,
-    drained_at: Option<Duration>,
+    drained: Drained,
 }
 
 impl Judge {
     /// A judge that has heard nothing yet.
     #[must_use]
     pub fn new(lost_after: Duration) -> Self {
+        let gap_max = SIGN_GAP_MAX.min(lost_after / GAPS_PER_LOST_TIMEOUT_COUNT);
         Self {
             lost_after,
-            gap_max: SIGN_GAP_MAX.min(lost_after / GAPS_PER_LOST_TIMEOUT_COUNT),
+            gap_max,
             open: VecDeque::new(),
             last_canary: 0,
             heard: None,
             answered: None,
-            drained_at: None,
+            drained: Drained::new(ON_ITS_WAY_MAX.min(gap_max / SIGNS_PER_GAP_COUNT)),
         }
     }
 
@@ -114,12 +124,13 @@ impl Judge {
         self.last_canary
     }
 
-    /// A canary came back. It speaks for the moment when it was sent: one that took long proves that heartbeats take long too.
-    pub fn canary_heard(&mut self, number: u64) {
-        let Some(at) = self.open.iter().position(|(open, _)| *open == number) else { return };
-        if let Some((_, sent_at)) = self.open.remove(at) {
-            self.heard = Some(Stretch::extended(self.heard, sent_at, self.gap_max));
-        }
+    /// A canary came back. It speaks for the moment when it was sent, which is given: one that took long proves that heartbeats take long
+    /// too. None for one that is not on its way.
+    pub fn canary_heard(&mut self, number: u64) -> Option<Duration> {
+        let at = self.open.iter().position(|(open, _)| *open == number)?;
+        let (_, sent_at) = self.open.remove(at)?;
+        self.heard = Some(Stretch::extended(self.heard, sent_at, self.gap_max));
+        Some(sent_at)
     }
 
     /// The presence queue is new, or gone: what was sent to it before may be lost, canaries and heartbeats alike.
@@ -138,17 +149,24 @@ impl Judge {
         self.answered = None;
     }
 
-    /// The outcomes queue was asked at `asked_at` how many messages wait in it.
-    pub fn outcomes_waiting(&mut self, asked_at: Duration, messages: u32) {
-        if messages == 0 {
-            self.drained_at = Some(asked_at);
-        }
+    /// The outcomes queue was seen empty.
+    pub fn outcomes_looked(&mut self, look: EmptyLook) {
+        self.drained.looked(look);
     }
 
-    /// Whether nothing waits in the outcomes queue, as far as is known.
+    /// Up to when the replicas have settled what they were handed: this one, and all the others.
+    pub fn outcomes_told(&mut self, now: Duration, own: Option<Duration>, others: &[OtherReplica]) {
+        self.drained.told(now, own, others);
+    }
+
+    /// Whether all outcomes were settled just now, as far as is known.
     #[must_use]
     pub fn is_drained(&self, now: Duration) -> bool {
-        self.drained_at.is_some_and(|at| now.saturating_sub(at) <= self.gap_max)
+        self.was_drained(now, self.gap_max)
+    }
+
+    fn was_drained(&self, now: Duration, within: Duration) -> bool {
+        self.drained.at().is_some_and(|at| now.saturating_sub(at) <= within)
     }
 
     /// Whether losses may be declared now.
@@ -164,10 +182,11 @@ impl Judge {
         if !heard.covers(now, self.lost_after) || !answered.covers(now, self.lost_after) {
             return Err(NotNow::TooSoon);
         }
-        if !self.is_drained(now) {
-            return Err(NotNow::OutcomesWait);
+        if self.was_drained(now, self.lost_after / DRAINED_PER_LOST_TIMEOUT_COUNT) {
+            return Ok(());
         }
-        Ok(())
+        let empty = self.drained.has_unconfirmed_look(now.saturating_sub(self.gap_max));
+        Err(if empty { NotNow::OutcomesInHand } else { NotNow::OutcomesWait })
     }
 }
 

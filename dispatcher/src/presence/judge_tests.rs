@@ -1,6 +1,8 @@
 //! A replica under a simulated clock.
 
 use super::*;
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
 
 const LOST_AFTER: Duration = Duration::from_secs(20);
 const SECOND: Duration = Duration::from_secs(1);
@@ -12,12 +14,33 @@ struct World {
     broker: bool,
     database: bool,
     outcomes: u32,
+    /// Another replica says nothing new of what it has in hand.
+    other_is_busy: bool,
+    told: Option<DateTime<Utc>>,
+}
+
+const OTHER: Uuid = Uuid::from_u128(7);
+
+fn by_database(now: Duration) -> DateTime<Utc> {
+    DateTime::UNIX_EPOCH + now
+}
+
+fn empty(now: Duration) -> EmptyLook {
+    EmptyLook { asked_at: now, answered_at: now, by_database: by_database(now) }
 }
 
 impl World {
     fn new() -> Self {
         let now = Duration::from_secs(1_000);
-        Self { judge: Judge::new(LOST_AFTER), now, broker: true, database: true, outcomes: 0 }
+        Self {
+            judge: Judge::new(LOST_AFTER),
+            now,
+            broker: true,
+            database: true,
+            outcomes: 0,
+            other_is_busy: false,
+            told: None,
+        }
     }
 
     fn second(&mut self) {
@@ -25,10 +48,17 @@ impl World {
         let canary = self.judge.canary_sent(self.now);
         if self.broker {
             self.judge.canary_heard(canary);
-            self.judge.outcomes_waiting(self.now, self.outcomes);
+            if self.outcomes == 0 {
+                self.judge.outcomes_looked(empty(self.now));
+            }
         }
         if self.database {
             self.judge.database_answered(self.now);
+            if !self.other_is_busy {
+                self.told = Some(by_database(self.now));
+            }
+            let other = OtherReplica { replica: OTHER, settled_through: self.told, is_gone: false };
+            self.judge.outcomes_told(self.now, Some(self.now), &[other]);
         } else {
             self.judge.database_failed();
         }
@@ -139,12 +169,30 @@ fn unread_outcomes_hold_back_every_declaration() {
     let mut world = World::new();
     world.seconds(30);
     world.outcomes = 7;
-    world.seconds(3);
-    assert_eq!(world.verdict(), Ok(()), "an observation of three seconds ago still counts");
-    world.second();
+    world.seconds(9);
+    assert_eq!(
+        world.verdict(),
+        Ok(()),
+        "whoever has been silent for twenty seconds was silent nine seconds ago"
+    );
+    assert!(!world.judge.is_drained(world.now), "but what agents list is compared with fresh knowledge only");
+    world.seconds(2);
     assert_eq!(world.verdict(), Err(NotNow::OutcomesWait));
     world.outcomes = 0;
-    world.second();
+    world.seconds(2);
+    assert_eq!(world.verdict(), Ok(()));
+    assert!(world.judge.is_drained(world.now));
+}
+
+#[test]
+fn outcomes_that_another_replica_has_in_hand_hold_back_every_declaration() {
+    let mut world = World::new();
+    world.seconds(30);
+    world.other_is_busy = true;
+    world.seconds(30);
+    assert_eq!(world.verdict(), Err(NotNow::OutcomesInHand));
+    world.other_is_busy = false;
+    world.seconds(2);
     assert_eq!(world.verdict(), Ok(()));
 }
 
@@ -157,7 +205,7 @@ fn canaries_that_come_back_late_speak_for_the_past_only() {
         now += SECOND;
         late.push_back(judge.canary_sent(now));
         judge.database_answered(now);
-        judge.outcomes_waiting(now, 0);
+        judge.outcomes_looked(empty(now));
         if late.len() > 5 {
             judge.canary_heard(late.pop_front().unwrap());
         }
@@ -213,7 +261,7 @@ fn one_missing_condition_of_each_kind_is_enough_to_stay_silent() {
 
 #[test]
 fn a_short_lost_timeout_shortens_the_gap_with_it() {
-    assert_eq!(Judge::new(LOST_AFTER).ask_every(), SECOND);
+    assert_eq!(Judge::new(LOST_AFTER).ask_every(), SECOND / 2);
     let judge = Judge::new(Duration::from_secs(4));
     assert_eq!(judge.gap_max, SECOND);
     assert!(judge.ask_every() < SECOND);

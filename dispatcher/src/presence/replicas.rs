@@ -5,10 +5,16 @@ use std::time::Duration;
 use switchyard_common::guard::{GuardedTask, spawn_guarded};
 use tokio_util::sync::CancellationToken;
 
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::clock::since_boot;
+use super::settled::SharedSettled;
 use crate::store::{Db, StoreError, presence};
 
 /// How often the row is written: three times within the age at which others take over.
 pub const BEAT_EVERY: Duration = Duration::from_millis(500);
+/// The lost-timeout divided by this is the longest time between beats: a judge waits for what they say.
+const BEATS_PER_LOST_TIMEOUT_COUNT: u32 = 16;
 /// Longest wait for the row to be taken away at the end.
 const END_WAIT: Duration = Duration::from_secs(2);
 
@@ -22,9 +28,11 @@ pub struct Beats {
 impl Beats {
     /// Starts the beats in a task of their own, so that nothing that is slow delays them.
     #[must_use]
-    pub fn start(db: &Db) -> Self {
+    pub fn start(db: &Db, settled: SharedSettled, lost_after: Duration) -> Self {
         let stop = CancellationToken::new();
-        let task = spawn_guarded("replica-beats", beat_until(db.clone(), host_name(), stop.clone()));
+        let every = BEAT_EVERY.min(lost_after / BEATS_PER_LOST_TIMEOUT_COUNT);
+        let beater = Beater { db: db.clone(), host: host_name(), settled, anchor: None };
+        let task = spawn_guarded("replica-beats", beat_until(beater, every, stop.clone()));
         Self { stop, task }
     }
 
@@ -37,35 +45,66 @@ impl Beats {
     }
 }
 
-async fn beat_until(db: Db, host: String, stop: CancellationToken) {
-    let mut ticker = tokio::time::interval(BEAT_EVERY);
+async fn beat_until(mut beater: Beater, every: Duration, stop: CancellationToken) {
+    let mut ticker = tokio::time::interval(every);
     ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut fails = false;
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            _ = ticker.tick() => fails = run_once(&db, &host, fails).await,
+            _ = ticker.tick() => fails = beater.run_once(fails).await,
         }
     }
-    if let Err(error) = presence::replica_ends(&db).await {
+    if let Err(error) = presence::replica_ends(&beater.db).await {
         tracing::debug!(%error, "this replica's row was left behind");
     }
 }
 
-/// One beat. Told once when it begins to fail, once when it works again.
-async fn run_once(db: &Db, host: &str, failed_before: bool) -> bool {
-    match presence::replica_beat(db, host).await {
-        Ok(()) => {
-            if failed_before {
-                tracing::info!("this replica's sign of life reaches the database again");
-            }
-            false
+/// A moment of which the database's time is known: it was not earlier than this at that moment.
+#[derive(Debug, Clone, Copy)]
+struct Anchor {
+    by_database: DateTime<Utc>,
+    at: Duration,
+}
+
+impl Anchor {
+    /// The earliest that the database's clock can have shown at `moment`.
+    fn database_time(self, moment: Duration) -> Option<DateTime<Utc>> {
+        let signed = |from: Duration, to: Duration| TimeDelta::from_std(to.checked_sub(from)?).ok();
+        match signed(self.at, moment) {
+            Some(after) => self.by_database.checked_add_signed(after),
+            None => self.by_database.checked_sub_signed(signed(moment, self.at)?),
         }
-        Err(error) => {
-            if !failed_before {
-                tracing::warn!(%error, "this replica's sign of life does not reach the database; others will take over");
+    }
+}
+
+struct Beater {
+    db: Db,
+    host: String,
+    settled: SharedSettled,
+    anchor: Option<Anchor>,
+}
+
+impl Beater {
+    /// One beat. Told once when it begins to fail, once when it works again.
+    async fn run_once(&mut self, failed_before: bool) -> bool {
+        let through = self.settled.with(|settled| settled.through());
+        let through = self.anchor.zip(through).and_then(|(anchor, moment)| anchor.database_time(moment));
+        match presence::replica_beat(&self.db, &self.host, through).await {
+            Ok(by_database) => {
+                // The answer took its time, so the database's clock shows at least this much now.
+                self.anchor = since_boot().ok().map(|at| Anchor { by_database, at });
+                if failed_before {
+                    tracing::info!("this replica's sign of life reaches the database again");
+                }
+                false
             }
-            true
+            Err(error) => {
+                if !failed_before {
+                    tracing::warn!(%error, "this replica's sign of life does not reach the database; others will take over");
+                }
+                true
+            }
         }
     }
 }
@@ -83,5 +122,20 @@ fn host_name() -> String {
 /// # Errors
 /// When the database does not answer.
 pub async fn beat_once(db: &Db) -> Result<(), StoreError> {
-    presence::replica_beat(db, &host_name()).await
+    presence::replica_beat(db, &host_name(), None).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_is_told_by_the_database_clock_and_never_later_than_it_was() {
+        let by_database = DateTime::UNIX_EPOCH + Duration::from_secs(1_000);
+        let anchor = Anchor { by_database, at: Duration::from_secs(50) };
+        let second = TimeDelta::seconds(1);
+        assert_eq!(anchor.database_time(Duration::from_secs(51)), Some(by_database + second));
+        assert_eq!(anchor.database_time(Duration::from_secs(50)), Some(by_database));
+        assert_eq!(anchor.database_time(Duration::from_secs(49)), Some(by_database - second));
+    }
 }

@@ -16,11 +16,14 @@ use uuid::Uuid;
 
 use super::beat::{Beat, newest, read_beat};
 use super::clock::since_boot;
+use super::drained::{EmptyLook, OtherReplica};
 use super::judge::Judge;
 use super::sessions::Verdict;
 use super::{heard, narrate};
 use crate::context::Context;
 use crate::control::{Orders, answer_to_beat};
+use crate::route::decide::REPLICA_STALE_AFTER;
+use crate::store::presence::ReplicaRow;
 use crate::store::{StoreError, presence};
 
 /// Signs of life that may wait in memory; the newest are dropped beyond, which the next heartbeat makes good.
@@ -79,9 +82,9 @@ impl Listener {
                 () = shutdown.requested() => return,
                 event = self.events.next() => match event {
                     Some(ConsumerEvent::Delivery(first)) => self.gather(*first).await,
-                    Some(ConsumerEvent::Ready { .. }) => self.judge.hearing_interrupted(),
+                    Some(ConsumerEvent::Ready { .. }) => self.hearing_interrupted(),
                     Some(ConsumerEvent::Lost { .. }) => {
-                        self.judge.hearing_interrupted();
+                        self.hearing_interrupted();
                         self.declare_queue().await;
                     }
                     None => return,
@@ -89,6 +92,11 @@ impl Listener {
                 _ = ticker.tick() => self.tick().await,
             }
         }
+    }
+
+    fn hearing_interrupted(&mut self) {
+        self.judge.hearing_interrupted();
+        self.context.settled.with(super::settled::Settled::hearing_interrupted);
     }
 
     /// The queue goes with its consumer, so a channel that was lost takes it along: it is declared again on the same connection.
@@ -132,8 +140,11 @@ impl Listener {
     /// A canary goes to the judge, a sign of life is given back; anything else is counted.
     fn take(&mut self, message: &Message) -> Option<Beat> {
         if message.routing_key == canary_key(&self.id) {
-            if let Ok(number) = serde_json::from_slice(&message.body) {
-                self.judge.canary_heard(number);
+            if let Ok(number) = serde_json::from_slice(&message.body)
+                && let Some(sent_at) = self.judge.canary_heard(number)
+                && let Ok(heard_at) = since_boot()
+            {
+                self.context.settled.with(|settled| settled.canary_heard(sent_at, heard_at));
             }
             return None;
         }
@@ -177,11 +188,7 @@ impl Listener {
     async fn tick(&mut self) {
         let Ok(now) = since_boot() else { return };
         self.send_canary(now);
-        match presence::answers(&self.context.db).await {
-            Ok(()) => self.judge.database_answered(now),
-            Err(_) => self.judge.database_failed(),
-        }
-        self.count_outcomes(now).await;
+        self.ask_for_outcomes().await;
         if let Err(why) = self.judge.may_declare(since_boot().unwrap_or(now)) {
             narrate::not_now(why, &mut self.told);
             return;
@@ -212,10 +219,60 @@ impl Listener {
         drop(spawn_guarded("canary", async move { drop(publisher.publish(canary).await) }));
     }
 
-    async fn count_outcomes(&mut self, now: Duration) {
-        let Some(session) = self.context.consumers.session() else { return };
-        if let Ok(Some(counts)) = queue_counts(&session, &self.context.namespace.outcomes_queue()).await {
-            self.judge.outcomes_waiting(now, counts.messages);
+    /// Is anything ready in the queue of outcomes, and what do the replicas say of what they have in hand? In this order: what was ready
+    /// before somebody took it is in hand afterwards.
+    async fn ask_for_outcomes(&mut self) {
+        let looked = self.look_at_outcomes().await;
+        let Ok(asked_at) = since_boot() else { return };
+        let asked = presence::other_replicas(&self.context.db, REPLICA_STALE_AFTER).await;
+        let Ok((by_database, rows)) = asked else {
+            self.judge.database_failed();
+            return;
+        };
+        self.judge.database_answered(asked_at);
+        if let Some((asked_at, answered_at)) = looked {
+            self.judge.outcomes_looked(EmptyLook { asked_at, answered_at, by_database });
         }
+        let others = self.others(&rows).await;
+        let own = self.context.settled.with(|settled| settled.through());
+        if let Ok(now) = since_boot() {
+            self.judge.outcomes_told(now, own, &others);
+        }
+    }
+
+    /// When the queue of outcomes was asked, and when it had answered, if nothing was ready in it.
+    async fn look_at_outcomes(&self) -> Option<(Duration, Duration)> {
+        let session = self.context.consumers.session()?;
+        let asked_at = since_boot().ok()?;
+        let counts = queue_counts(&session, &self.context.namespace.outcomes_queue()).await.ok()??;
+        let answered_at = since_boot().ok()?;
+        (counts.messages == 0).then_some((asked_at, answered_at))
+    }
+
+    /// A replica whose sign of life is stale is gone when the broker has no presence queue of it: that one goes with the connection on
+    /// which it consumes, and what it had in hand is back in its queue then.
+    async fn others(&self, rows: &[ReplicaRow]) -> Vec<OtherReplica> {
+        let mut others = Vec::with_capacity(rows.len());
+        for row in rows {
+            let is_gone = !row.is_fresh && self.has_no_queue(row.replica).await;
+            others.push(OtherReplica { replica: row.replica, settled_through: row.settled_through, is_gone });
+        }
+        let gone: Vec<Uuid> =
+            others.iter().filter(|other| other.is_gone).map(|other| other.replica).collect();
+        if !gone.is_empty()
+            && let Err(error) = presence::forget_replicas(&self.context.db, &gone).await
+        {
+            tracing::debug!(%error, "rows of replicas that are gone stay for now");
+        }
+        others
+    }
+
+    async fn has_no_queue(&self, replica: Uuid) -> bool {
+        let (Some(session), Ok(id)) = (self.context.consumers.session(), replica_id(replica)) else {
+            return false;
+        };
+        let queue = self.context.namespace.presence_queue(&id);
+        // One that exists is locked by its connection, which is an error here.
+        matches!(queue_counts(&session, &queue).await, Ok(None))
     }
 }

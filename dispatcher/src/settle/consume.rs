@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use super::batch::{ALONE_FROM_DELIVERIES, AfterError, Fill, after_error, after_panic};
 use super::put_back::PutBack;
 use super::read::{Heard, read};
+use crate::presence::clock::since_boot;
 use crate::store::letters::{ReportLetter, record_report};
 use crate::store::{Db, StoreError};
 
@@ -48,6 +49,9 @@ pub trait Settler: Send + Sync {
 
     /// Settles a batch in order and commits; one fate per report. What must follow a commit is done in here as well.
     fn settle(&self, batch: &[&Heard]) -> impl Future<Output = Result<Vec<Fate>, StoreError>> + Send;
+
+    /// Nothing waited at `at`, and what was taken before is settled but for what is kept, of which the oldest arrived at `kept`.
+    fn emptied(&self, _at: Duration, _kept: Option<Duration>) {}
 }
 
 /// A report in hand.
@@ -56,6 +60,8 @@ struct InHand {
     acker: Acker,
     heard: Heard,
     since: Instant,
+    /// Since boot; not later than it was.
+    arrived_at: Duration,
 }
 
 /// Consumes `queue` until shutdown, with `prefetch` messages handed out ahead of their acks; a tenth of them may wait for something
@@ -94,6 +100,7 @@ impl<S: Settler> Consumer<S> {
         let mut retry = tokio::time::interval(HELD_RETRY);
         retry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            self.tell_if_empty();
             tokio::select! {
                 () = shutdown.requested() => return,
                 event = self.events.next() => match event {
@@ -108,12 +115,21 @@ impl<S: Settler> Consumer<S> {
                     Some(ConsumerEvent::Ready { .. }) => {}
                     None => return,
                 },
-                _ = retry.tick(), if !self.held.is_empty() || !self.put_back.is_empty() => {
+                _ = retry.tick() => {
                     self.put_back.give_back_due().await;
                     let held = std::mem::take(&mut self.held);
                     self.handle(held, &shutdown).await;
                 }
             }
+        }
+    }
+
+    /// The clock is read first: what arrives afterwards is not spoken for.
+    fn tell_if_empty(&self) {
+        let Ok(at) = since_boot() else { return };
+        if self.events.is_empty() {
+            let kept = self.held.iter().map(|one| one.arrived_at).chain(self.put_back.oldest()).min();
+            self.settler.emptied(at, kept);
         }
     }
 
@@ -135,7 +151,10 @@ impl<S: Settler> Consumer<S> {
         let Incoming { message, acker, .. } = incoming;
         let attempted = catch_panic_sync(|| read(&message.routing_key, &message.body, S::KINDS));
         let failure = match attempted {
-            Ok(Ok(heard)) => return Some(InHand { message, acker, heard, since: Instant::now() }),
+            Ok(Ok(heard)) => {
+                let arrived_at = since_boot().unwrap_or_default();
+                return Some(InHand { message, acker, heard, since: Instant::now(), arrived_at });
+            }
             Ok(Err(malformed)) => Failure::new(FailureKind::MalformedReport, malformed.to_string()),
             Err(panic) => match after_panic(&panic, 1) {
                 AfterError::Refuse(failure) => failure,
@@ -200,7 +219,7 @@ impl<S: Settler> Consumer<S> {
                 AfterError::PutBack(why) => {
                     for one in batch {
                         let deliveries = delivery_count(&one.message.properties.headers);
-                        self.put_back.keep(one.acker, deliveries, &why).await;
+                        self.put_back.keep(one.acker, one.arrived_at, deliveries, &why).await;
                     }
                     break;
                 }

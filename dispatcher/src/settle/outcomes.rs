@@ -1,6 +1,7 @@
 //! The outcomes consumer: artifact parts, and the ends of attempts (design 6.6).
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use switchyard_common::contract::limits::BROKER_MESSAGE_MAX_BYTES;
 use switchyard_common::contract::report::{Outcome, OutcomeBatch, ReportBody};
@@ -17,6 +18,7 @@ use super::read::Heard;
 use crate::context::Context;
 use crate::control::Orders;
 use crate::pass::Wake;
+use crate::presence::settled::SharedSettled;
 use crate::store::artifacts::{self, PartEnd, SentPart};
 use crate::store::reports::{self, ClaimColumns, Standing};
 use crate::store::{Applied, Applier, Db, Named, StoreError, Transaction, notes};
@@ -33,6 +35,7 @@ pub async fn run(context: Context, shutdown: Shutdown) {
         wake: context.wake.clone(),
         orders: Orders::start(context.publisher.clone(), &context.namespace),
         artifacts_total_max_bytes: context.config.artifacts_total_max_bytes,
+        settled: context.settled.clone(),
     };
     let queue = context.namespace.outcomes_queue();
     consume(outcomes, context.db, &context.consumers, queue, PREFETCH_COUNT, shutdown).await;
@@ -49,6 +52,8 @@ pub struct Outcomes {
     pub orders: Orders,
     /// Total of the artifacts of one attempt, in bytes.
     pub artifacts_total_max_bytes: u64,
+    /// Up to when everything is settled that was handed to this replica.
+    pub settled: SharedSettled,
 }
 
 impl Settler for Outcomes {
@@ -81,6 +86,10 @@ impl Settler for Outcomes {
             );
         }
         Ok(fates(batch, waiting, bad))
+    }
+
+    fn emptied(&self, at: Duration, kept: Option<Duration>) {
+        self.settled.with(|settled| settled.emptied(at, kept));
     }
 }
 

@@ -19,11 +19,19 @@ pub fn wait_before_return(deliveries: u64) -> Duration {
     (WAIT_INITIAL * 2_u32.saturating_pow(doublings)).min(WAIT_MAX)
 }
 
+#[derive(Debug)]
+struct Kept {
+    due: Instant,
+    acker: Acker,
+    /// Since boot.
+    arrived_at: Duration,
+}
+
 /// Messages that wait to go back.
 #[derive(Debug)]
 pub struct PutBack {
     part: &'static str,
-    waiting: Vec<(Instant, Acker)>,
+    waiting: Vec<Kept>,
     count_max: usize,
 }
 
@@ -35,7 +43,7 @@ impl PutBack {
     }
 
     /// Keeps a message, and says so loudly: somebody must find out why a row cannot be read.
-    pub async fn keep(&mut self, acker: Acker, deliveries: u64, why: &str) {
+    pub async fn keep(&mut self, acker: Acker, arrived_at: Duration, deliveries: u64, why: &str) {
         metrics::counter!("switchyard_unreadable_rows_total", "part" => self.part).increment(1);
         let wait = wait_before_return(deliveries);
         tracing::error!(
@@ -46,11 +54,10 @@ impl PutBack {
             "this replica cannot read a stored row; the message is kept and goes back to the broker for another replica"
         );
         let due = Instant::now() + wait;
-        let place = self.waiting.partition_point(|(at, _)| *at <= due);
-        self.waiting.insert(place, (due, acker));
+        let place = self.waiting.partition_point(|kept| kept.due <= due);
+        self.waiting.insert(place, Kept { due, acker, arrived_at });
         while self.waiting.len() > self.count_max {
-            let (_, acker) = self.waiting.remove(0);
-            give_back(acker).await;
+            give_back(self.waiting.remove(0).acker).await;
         }
     }
 
@@ -60,12 +67,18 @@ impl PutBack {
         self.waiting.is_empty()
     }
 
+    /// When the oldest of them arrived, since boot.
+    #[must_use]
+    pub fn oldest(&self) -> Option<Duration> {
+        self.waiting.iter().map(|kept| kept.arrived_at).min()
+    }
+
     /// Gives back those whose time has come.
     pub async fn give_back_due(&mut self) {
         let now = Instant::now();
-        let due = self.waiting.partition_point(|(at, _)| *at <= now);
-        for (_, acker) in self.waiting.drain(..due) {
-            give_back(acker).await;
+        let due = self.waiting.partition_point(|kept| kept.due <= now);
+        for kept in self.waiting.drain(..due) {
+            give_back(kept.acker).await;
         }
     }
 

@@ -8,14 +8,18 @@ use switchyard_common::contract::ids::{AgentRef, LeaseToken, PoolId};
 use switchyard_common::contract::routing::canary_key;
 use switchyard_common::task::{AssignTo, Input, RevokeReason};
 use switchyard_dispatcher::control::{Told, stop_order};
+use switchyard_dispatcher::presence::drained::{EmptyLook, OtherReplica};
 use switchyard_dispatcher::schedule::{Detail, Placement, plan};
 use switchyard_dispatcher::store::Named;
 use switchyard_dispatcher::store::route::Publish;
+
+use uuid::Uuid;
 
 use super::broker::{Body, Message};
 use super::replica::Action;
 use super::routing::Job;
 use super::scenario::{LOST_AFTER_MS, RUN_TIMEOUT_GRACE_MS};
+use super::store::clock;
 use super::world::World;
 
 /// How long one half of a dead letter waits for the other, in milliseconds (protocol D3).
@@ -56,16 +60,51 @@ impl World {
         } else {
             one.judge.database_failed()
         }
-        if one.consume.is_some() {
-            let waiting = self.broker.ready(&self.namespace.outcomes_queue());
-            one.judge.outcomes_waiting(at, waiting);
+        if one.consume.is_some() && self.broker.ready(&self.namespace.outcomes_queue()) == 0 {
+            let by_database = clock(now);
+            one.judge.outcomes_looked(EmptyLook { asked_at: at, answered_at: at, by_database });
         }
-        if has_database && one.judge.may_declare(at).is_ok() {
+        self.tell_settled(replica, has_database);
+        if has_database && self.replicas[replica].judge.may_declare(at).is_ok() {
             for (agent, session) in self.store.declare_lost(now, LOST_AFTER_MS) {
                 self.log(|| format!("replica {replica} declares {agent} lost"));
                 self.check_lost(&agent, session);
             }
         }
+    }
+
+    /// Says up to when this replica has settled what it was handed, and asks the others.
+    fn tell_settled(&mut self, replica: usize, has_database: bool) {
+        let at = Duration::from_millis(self.now());
+        let kept = self.replicas[replica].held.iter().map(|held| Duration::from_millis(held.since)).min();
+        let one = &mut self.replicas[replica];
+        one.settled.emptied(at, kept);
+        let (own, number) = (one.settled.through(), one.number);
+        if !has_database {
+            return;
+        }
+        if let Some(through) = own {
+            let through = u64::try_from(through.as_millis()).unwrap_or(u64::MAX);
+            self.store.settled.insert(number, clock(through));
+        }
+        let others: Vec<OtherReplica> = self
+            .store
+            .replicas
+            .keys()
+            .filter(|other| **other != number)
+            .map(|other| {
+                let lives = self.replicas.iter().find(|one| one.number == *other);
+                let has_queue = lives.is_some_and(|one| {
+                    self.broker.depth(&self.namespace.presence_queue(&one.name)).is_some()
+                });
+                OtherReplica {
+                    replica: Uuid::from_u128(*other as u128),
+                    settled_through: self.store.settled.get(other).copied(),
+                    is_gone: !has_queue,
+                }
+            })
+            .collect();
+        self.replicas[replica].judge.outcomes_told(at, own, &others);
     }
 
     /// What time, and what nobody answered, asks for.

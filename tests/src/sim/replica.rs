@@ -9,6 +9,7 @@ use switchyard_common::contract::ids::ReplicaId;
 use switchyard_dispatcher::control::Told;
 use switchyard_dispatcher::presence::beat::Beat;
 use switchyard_dispatcher::presence::judge::Judge;
+use switchyard_dispatcher::presence::settled::Settled;
 use switchyard_dispatcher::store::route::Publish;
 
 use super::agenda::Millis;
@@ -86,6 +87,7 @@ pub struct Replica {
     pub(super) consume: Option<ConnId>,
     pub(super) publish: Option<ConnId>,
     pub(super) judge: Judge,
+    pub(super) settled: Settled,
     pub(super) held: Vec<Held>,
     pub(super) beats: Vec<Beat>,
     flush_planned: bool,
@@ -124,6 +126,7 @@ impl Replica {
             consume: None,
             publish: None,
             judge: Judge::new(Duration::from_millis(LOST_AFTER_MS)),
+            settled: Settled::default(),
             held: Vec::new(),
             beats: Vec::new(),
             flush_planned: false,
@@ -234,6 +237,7 @@ impl World {
         }
         self.replicas[replica].consume = Some(conn);
         self.replicas[replica].judge.hearing_interrupted();
+        self.replicas[replica].settled.hearing_interrupted();
         self.broker.consume(conn, &self.namespace.presence_queue(&name), None);
         for queue in [
             self.namespace.events_queue(),
@@ -254,6 +258,7 @@ impl World {
             Role::Consume => {
                 self.replicas[replica].consume = None;
                 self.replicas[replica].judge.hearing_interrupted();
+                self.replicas[replica].settled.hearing_interrupted();
                 self.replicas[replica].held.retain(|held| held.conn != conn);
             }
             Role::Publish => {
@@ -267,7 +272,13 @@ impl World {
         match frame {
             ToClient::Answer { number, delivery } => self.publish_answered(replica, conn, number, delivery),
             ToClient::Delivery { tag, message, .. } => match &message.body {
-                Body::Canary(number) => self.replicas[replica].judge.canary_heard(*number),
+                Body::Canary(number) => {
+                    let heard_at = Duration::from_millis(self.now());
+                    let one = &mut self.replicas[replica];
+                    if let Some(sent_at) = one.judge.canary_heard(*number) {
+                        one.settled.canary_heard(sent_at, heard_at);
+                    }
+                }
                 Body::Agent(_) | Body::Control(_) | Body::Report(_) | Body::Event(_) => {
                     self.take(replica, conn, tag, message);
                     self.plan_flush(replica, 15);

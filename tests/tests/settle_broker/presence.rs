@@ -8,6 +8,8 @@ use switchyard_common::contract::control::Order;
 use switchyard_common::contract::ids::SessionId;
 use switchyard_common::contract::routing::ReportKind;
 use switchyard_dispatcher::presence;
+use switchyard_dispatcher::store::{Db, DbConfig};
+use switchyard_tests::harness::cut::Cut;
 use switchyard_tests::harness::scenario::Scenario;
 use switchyard_tests::harness::seed::{AgentSeed, Seed, TaskSeed};
 use switchyard_tests::harness::wait::{Look, until};
@@ -69,4 +71,45 @@ async fn presence_goes_on_when_the_channel_of_its_queue_is_lost() {
     .await
     .unwrap();
     replica.end().await;
+}
+
+#[tokio::test]
+async fn an_outcome_that_another_replica_has_in_hand_is_not_taken_for_silence() {
+    let scenario = Scenario::new("settle_in_hand").await.unwrap();
+    let seed = Seed::new(&scenario.database.db);
+    seed.workspace("w", "default").await;
+    let agent = seed.agent("default", "worker-0").await;
+    let task = seed.task(&TaskSeed::new("t", "w", "plan")).await;
+    let claim = seed.assign(&task, &agent).await;
+    let cut = Cut::new(&scenario.database.url).await.unwrap();
+    let config = DbConfig { url: cut.url.clone(), connections_max: 8, replica: Uuid::new_v4() };
+    let busy = Replica::start_on(&scenario, Db::new(&config).unwrap(), Duration::from_secs(60)).await;
+    count_becomes(seed, "replicas WHERE settled_through IS NOT NULL", 1).await;
+    let puppet = Puppet::new(&scenario, agent.clone()).await;
+    cut.down();
+    puppet.outcome(&claim, done()).await;
+    until("the replica without a database has it in hand", WAIT, async || {
+        let left = messages_left(&scenario, &scenario.namespace.outcomes_queue()).await;
+        Ok(Look::holds(left == 0, || format!("{left} are ready")))
+    })
+    .await
+    .unwrap();
+    let judging = Replica::start(&scenario, Duration::from_secs(4)).await;
+    // It hears, the database answers, and nothing is ready in the queue, for three times as long as it would take.
+    let heard = "SELECT count(*) FROM replicas WHERE settled_through > started_at + interval '12 s'";
+    until("the judge could have declared losses", WAIT, async || {
+        anyhow::ensure!(
+            seed.value::<bool>("SELECT live FROM agents", &[]).await,
+            "the agent was declared lost"
+        );
+        Ok(Look::holds(seed.value::<i64>(heard, &[]).await == 1, || "not yet".to_owned()))
+    })
+    .await
+    .unwrap();
+    assert_eq!(seed.status(&task).await, "assigned");
+    cut.up();
+    status_becomes(seed, "t", "succeeded").await;
+    count_becomes(seed, "agent_sessions WHERE end_reason = 'silent'", 1).await;
+    judging.end().await;
+    busy.end().await;
 }

@@ -21,14 +21,15 @@ use switchyard_common::task::Kinds;
 use switchyard_dispatcher::config::Config;
 use switchyard_dispatcher::context::Context;
 use switchyard_dispatcher::pass::Wake;
+use switchyard_dispatcher::presence::replicas::Beats;
 use switchyard_dispatcher::readiness::Readiness;
+use switchyard_dispatcher::store::Db;
 use switchyard_dispatcher::{presence, settle, sweep};
 use switchyard_tests::harness::database::DATABASE_URL_VARIABLE;
 use switchyard_tests::harness::scenario::Scenario;
 use switchyard_tests::harness::scenario::world::AMQP_URL_VARIABLE;
 use switchyard_tests::harness::seed::{AgentSeed, Seed};
 use switchyard_tests::harness::wait::{Look, until};
-use uuid::Uuid;
 
 pub(crate) const WAIT: Duration = Duration::from_secs(60);
 
@@ -45,15 +46,21 @@ pub(crate) struct Replica {
     pub(crate) context: Context,
     shutdown: Shutdown,
     parts: Vec<GuardedTask<()>>,
+    beats: Beats,
 }
 
 impl Replica {
     /// Starts, and waits until everything is declared.
     pub(crate) async fn start(scenario: &Scenario, lost_after: Duration) -> Self {
+        Self::start_on(scenario, scenario.database.another_replica(), lost_after).await
+    }
+
+    /// As [`start`](Self::start), with a way of its own to the database.
+    pub(crate) async fn start_on(scenario: &Scenario, db: Db, lost_after: Duration) -> Self {
         let mut config = Config::new(variable(AMQP_URL_VARIABLE), variable(DATABASE_URL_VARIABLE));
         config.namespace = scenario.namespace.clone();
         config.agent_lost_after = lost_after;
-        let replica = Uuid::new_v4();
+        let replica = db.replica;
         let own = presence::run::topology(&config.namespace, replica).unwrap();
         let topology = Arc::new(config.namespace.dispatcher_topology().and(own));
         let consumers = ConsumeConnection::start(
@@ -66,7 +73,7 @@ impl Replica {
         )
         .unwrap();
         let context = Context {
-            db: scenario.database.another_replica(),
+            db,
             namespace: config.namespace.clone(),
             publisher: Publisher::start(&broker(), "publish").unwrap(),
             assignments: Publisher::start(&broker(), "assignments").unwrap(),
@@ -75,6 +82,7 @@ impl Replica {
             kinds: Arc::new(Kinds::with_built_in([]).unwrap()),
             config: Arc::new(config),
             readiness: Readiness::default(),
+            settled: Default::default(),
             replica,
         };
         let shutdown = Shutdown::new(Duration::from_secs(5));
@@ -88,7 +96,8 @@ impl Replica {
         ];
         let mut state = context.consumers.state();
         state.wait_for(ConnectionState::is_up).await.unwrap();
-        Self { context, shutdown, parts }
+        let beats = Beats::start(&context.db, context.settled.clone(), lost_after);
+        Self { context, shutdown, parts, beats }
     }
 
     pub(crate) async fn end(self) {
@@ -101,6 +110,7 @@ impl Replica {
         }
         assert!(self.context.consumers.close(WAIT).await);
         assert!(self.context.publisher.close(WAIT).await);
+        self.beats.end().await;
     }
 }
 

@@ -60,6 +60,7 @@ impl World {
             wake: Wake::default(),
             orders: self.orders.clone(),
             artifacts_total_max_bytes: ARTIFACTS_TOTAL_MAX_BYTES as u64,
+            settled: Default::default(),
         }
     }
 

@@ -126,6 +126,8 @@ pub struct Store {
     pub(super) paused: Paused,
     /// The pool's grant is revoked.
     pub revoked: bool,
+    /// Up to when each has settled what it was handed.
+    pub settled: BTreeMap<usize, DateTime<Utc>>,
     pub(super) seq: i64,
     /// Broken constraints and invariants, in the order in which they were found.
     pub violations: Vec<String>,
