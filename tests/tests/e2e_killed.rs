@@ -54,7 +54,8 @@ async fn a_broker_that_is_killed_or_stopped_in_the_middle_of_work_costs_no_task_
 -> anyhow::Result<()> {
     let services = Services::start("killed_broker", Part::Broker).await?;
     the_broker_is_killed_in_the_middle_of_two_hundred_tasks(&services).await?;
-    the_broker_is_away_for_longer_than_the_lost_timeout(&services).await
+    the_broker_is_away_for_longer_than_the_lost_timeout(&services).await?;
+    an_agent_dies_with_the_broker_and_nobody_is_left_to_make_its_queue_anew(&services).await
 }
 
 async fn the_broker_is_killed_in_the_middle_of_two_hundred_tasks(services: &Services) -> anyhow::Result<()> {
@@ -95,6 +96,28 @@ async fn the_broker_is_away_for_longer_than_the_lost_timeout(services: &Services
     scenario.until_succeeded_within(succeeded(&scenario).await? + 1, RESUMES_WITHIN).await?;
     scenario.until_succeeded(60).await?;
     no_agent_was_lost(&scenario, &[&dispatcher]).await?;
+    scenario.all_accounted_for(60).await
+}
+
+/// What is published to a queue without a leader holds up everything behind it on the same channel. That must neither stop the canary,
+/// without which the dead agent is never declared lost, nor the other agents' work for good.
+async fn an_agent_dies_with_the_broker_and_nobody_is_left_to_make_its_queue_anew(
+    services: &Services,
+) -> anyhow::Result<()> {
+    let scenario = Scenario::on("killed_broker_and_agent", services).await?.with_pace(HEARTBEAT, LOST_AFTER);
+    let dispatcher = scenario.dispatcher("dispatcher-1").start().await?;
+    shared_queues_on_disk(&scenario, services).await?;
+    scenario.publish_many(60, &json!({ "sleep_ms": 50 })).await?;
+    let _stays = scenario.agent("agent-1").start().await?;
+    let mut dies = scenario.agent("agent-2").start().await?;
+    scenario.until_succeeded(5).await?;
+    services.kill().await?;
+    dies.kill()?;
+    services.start_again().await?;
+    scenario.until_succeeded(60).await?;
+    let lost = dispatcher.log().find(|line| line.message().starts_with("agent lost"))?;
+    ensure!(lost.iter().all(|line| line.text("agent") == "default/agent-2"), "{lost:#?}");
+    no_errors(&[&dispatcher], &["dead letter"])?;
     scenario.all_accounted_for(60).await
 }
 
