@@ -1,5 +1,5 @@
 //! What goes wrong around the dispatcher and the agents: each fault has a log line and a metric, nothing is lost, and work goes on when
-//! the fault is gone.
+//! the fault is gone. Services are away by a cut way here, which takes a moment; `e2e_killed` kills and stops the real ones.
 
 use nix::sys::signal::Signal;
 use serde_json::json;
