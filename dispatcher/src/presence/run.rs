@@ -31,6 +31,9 @@ pub const WAITING_MAX_COUNT: u16 = 4_096;
 /// Signs of life that are stored in one transaction.
 pub const BATCH_MAX_COUNT: usize = 512;
 
+/// Canaries per look at the database and the queue of outcomes, which cost more.
+const TICKS_PER_LOOK_COUNT: u32 = 2;
+
 /// The name of this replica's presence queue.
 ///
 /// # Errors
@@ -63,6 +66,7 @@ struct Listener {
     judge: Judge,
     /// The last reason against declaring losses that was logged.
     told: Option<super::judge::NotNow>,
+    ticks: u32,
 }
 
 impl Listener {
@@ -71,7 +75,7 @@ impl Listener {
         let events = context.consumers.subscribe(Subscription::new(queue, WAITING_MAX_COUNT).no_ack());
         let orders = Orders::start(context.publisher.clone(), &context.namespace);
         let judge = Judge::new(context.config.agent_lost_after);
-        Self { context, id, events, orders, judge, told: None }
+        Self { context, id, events, orders, judge, told: None, ticks: 0 }
     }
 
     async fn run(mut self, shutdown: Shutdown) {
@@ -188,7 +192,10 @@ impl Listener {
     async fn tick(&mut self) {
         let Ok(now) = since_boot() else { return };
         self.send_canary(now);
-        self.ask_for_outcomes().await;
+        self.ticks = self.ticks.wrapping_add(1);
+        if self.ticks.is_multiple_of(TICKS_PER_LOOK_COUNT) {
+            self.ask_for_outcomes().await;
+        }
         if let Err(why) = self.judge.may_declare(since_boot().unwrap_or(now)) {
             narrate::not_now(why, &mut self.told);
             return;

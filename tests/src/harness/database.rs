@@ -53,6 +53,12 @@ impl TestDatabase {
     pub fn another_replica(&self) -> Db {
         connect(&self.url)
     }
+
+    /// As [`another_replica`](Self::another_replica), by another way to the server.
+    #[must_use]
+    pub fn another_replica_by(&self, url: &str) -> Db {
+        connect(url)
+    }
 }
 
 impl Drop for TestDatabase {

@@ -8,7 +8,6 @@ use switchyard_common::contract::control::Order;
 use switchyard_common::contract::ids::SessionId;
 use switchyard_common::contract::routing::ReportKind;
 use switchyard_dispatcher::presence;
-use switchyard_dispatcher::store::{Db, DbConfig};
 use switchyard_tests::harness::cut::Cut;
 use switchyard_tests::harness::scenario::Scenario;
 use switchyard_tests::harness::seed::{AgentSeed, Seed, TaskSeed};
@@ -82,8 +81,8 @@ async fn an_outcome_that_another_replica_has_in_hand_is_not_taken_for_silence() 
     let task = seed.task(&TaskSeed::new("t", "w", "plan")).await;
     let claim = seed.assign(&task, &agent).await;
     let cut = Cut::new(&scenario.database.url).await.unwrap();
-    let config = DbConfig { url: cut.url.clone(), connections_max: 8, replica: Uuid::new_v4() };
-    let busy = Replica::start_on(&scenario, Db::new(&config).unwrap(), Duration::from_secs(60)).await;
+    let by_cut = scenario.database.another_replica_by(&cut.url);
+    let busy = Replica::start_on(&scenario, by_cut, Duration::from_secs(60)).await;
     count_becomes(seed, "replicas WHERE settled_through IS NOT NULL", 1).await;
     let puppet = Puppet::new(&scenario, agent.clone()).await;
     cut.down();
@@ -94,9 +93,9 @@ async fn an_outcome_that_another_replica_has_in_hand_is_not_taken_for_silence() 
     })
     .await
     .unwrap();
-    let judging = Replica::start(&scenario, Duration::from_secs(4)).await;
-    // It hears, the database answers, and nothing is ready in the queue, for three times as long as it would take.
-    let heard = "SELECT count(*) FROM replicas WHERE settled_through > started_at + interval '12 s'";
+    let judging = Replica::start(&scenario, Duration::from_secs(6)).await;
+    // It hears, the database answers, and nothing is ready in the queue, for more than twice as long as it would take.
+    let heard = "SELECT count(*) FROM replicas WHERE settled_through > started_at + interval '15 s'";
     until("the judge could have declared losses", WAIT, async || {
         anyhow::ensure!(
             seed.value::<bool>("SELECT live FROM agents", &[]).await,
