@@ -48,7 +48,7 @@ lint: toolchain ## format, lints, dependencies, shell scripts
 	@.ci/shell
 
 load: toolchain ## 20,000 no-op tasks over 500 workspaces, beside the raw three-hop chain of the same run (release build)
-	@cargo build --locked --release --package switchyard-dispatcher --package switchyard-worker-agent --package switchyard-tests --bins
+	@cargo build --locked --release --bin dispatcher --bin worker-agent --bin load
 	@$(SERVICES) with target/release/load
 
 mutants: toolchain ## remove each listed guard in turn: its test must fail

@@ -28,7 +28,7 @@ use crate::presence::replicas::Beats;
 use crate::presence::settled::SharedSettled;
 use crate::readiness::{Condition, Readiness, follow_broker, follow_database, follow_queues};
 use crate::route::run::Router;
-use crate::store::{Db, StoreError, migrate};
+use crate::store::{Db, DbConfig, Plans, StoreError, migrate};
 use crate::{api, dead_letters, intake, notify, pass, presence, retention, settle, sweep};
 
 /// Batches of committed assignments that may wait for routing: passes wait beyond.
@@ -82,7 +82,10 @@ pub async fn serve(config: Config, shutdown: Shutdown) -> Result<(), ServeError>
 /// Prepares everything that the parts share. Connections come up in the background.
 fn connect(config: Config) -> Result<Context, ServeError> {
     let replica = Uuid::new_v4();
-    let db = Db::new(&config.database(config.database_connections_max, replica))?;
+    let db = Db::new(&DbConfig {
+        plans: Plans::ByIndex,
+        ..config.database(config.database_connections_max, replica)
+    })?;
     let broker = config.broker(format!("switchyard-dispatcher {replica}"));
     let own = presence::run::topology(&config.namespace, replica)?;
     let topology = Arc::new(config.namespace.dispatcher_topology().and(own));

@@ -116,6 +116,7 @@ mod tests {
             tls: switchyard_common::tls::TlsFiles::default(),
             connections_max: 1,
             replica: uuid::Uuid::nil(),
+            plans: crate::store::Plans::Free,
         })
         .unwrap();
         let api = Api { readiness: readiness.clone(), metrics: None, db, token: None };

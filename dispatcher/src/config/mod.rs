@@ -14,7 +14,7 @@ use switchyard_common::task::Kind;
 use switchyard_common::tls::TlsFiles;
 use uuid::Uuid;
 
-use crate::store::DbConfig;
+use crate::store::{DbConfig, Plans};
 
 /// The dispatcher's configuration, checked.
 #[derive(Debug, Clone)]
@@ -67,11 +67,11 @@ impl Config {
         BrokerConfig { tls: self.amqp_tls.clone(), ..BrokerConfig::new(self.amqp_url.clone(), name) }
     }
 
-    /// How to reach the database, as one replica.
+    /// How to reach the database, as one replica. The dispatcher's own work asks for [`Plans::ByIndex`].
     #[must_use]
     pub fn database(&self, connections_max: usize, replica: Uuid) -> DbConfig {
         let url = self.database_url.expose().to_owned();
-        DbConfig { url, tls: self.database_tls.clone(), connections_max, replica }
+        DbConfig { url, tls: self.database_tls.clone(), connections_max, replica, plans: Plans::Free }
     }
 
     /// The defaults, for a broker and a database.

@@ -20,7 +20,7 @@ use crate::control::Orders;
 use crate::pass::Wake;
 use crate::presence::settled::SharedSettled;
 use crate::store::artifacts::{self, PartEnd, SentPart};
-use crate::store::reports::{self, ClaimColumns, Standing};
+use crate::store::reports::{ClaimColumns, Standing};
 use crate::store::{Applied, Applier, Db, Named, StoreError, Transaction, notes};
 
 /// Reports that the broker hands out ahead of their acks, in messages.
@@ -207,11 +207,10 @@ async fn commit(
         ready.iter().map(|one| one.named(standing.reporter(one.sender, one.epoch))).collect();
     let mut applier = Applier::load(db, transaction, &named).await?;
     let applied: Vec<Applied> = named.iter().map(|named| applier.decide(named)).collect();
-    applier.finish().await?;
     let changed =
         || ready.iter().zip(&applied).filter(|(_, applied)| is_changed(applied)).map(|(one, _)| one);
-    let facts: Vec<_> = changed().map(Settling::facts).collect();
-    reports::write_facts(transaction, &facts).await?;
+    changed().for_each(|one| applier.keep_facts(one.facts()));
+    applier.finish().await?;
     let left: Vec<_> = changed().filter_map(|one| Some((one.key(), manifest(&one.end)?))).collect();
     artifacts::write_manifests(transaction, &left).await?;
     let noted: Vec<_> = ready.iter().zip(&applied).flat_map(|(one, applied)| one.notes(applied)).collect();

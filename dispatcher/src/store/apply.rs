@@ -17,6 +17,7 @@ use switchyard_common::task::{
 use super::db::{Db, Transaction};
 use super::error::StoreError;
 use super::letters::{self, AttemptLetter};
+use super::reports::{self, Facts};
 use super::rows::{self, ATTEMPT_COLUMNS, TASK_COLUMNS};
 use super::save::{self, ChangedAttempt, ChangedTask};
 
@@ -87,6 +88,7 @@ pub struct Applier<'a> {
     places: BTreeMap<WorkspaceId, Place>,
     released: BTreeSet<WorkspaceId>,
     letters: Vec<AttemptLetter>,
+    facts: HashMap<(TaskId, u32), Facts>,
 }
 
 impl<'a> Applier<'a> {
@@ -113,6 +115,7 @@ impl<'a> Applier<'a> {
             places: BTreeMap::new(),
             released: BTreeSet::new(),
             letters: Vec::new(),
+            facts: HashMap::new(),
         };
         applier.load_tasks(&ids).await?;
         applier.load_attempts(inputs).await?;
@@ -135,10 +138,12 @@ impl<'a> Applier<'a> {
 
     /// The attempts that are named, and the open one of every task.
     async fn load_attempts(&mut self, inputs: &[Named]) -> Result<(), StoreError> {
+        // Two index lookups. One condition with an OR would read the whole table.
         let sql = format!(
-            "SELECT {ATTEMPT_COLUMNS} FROM attempts a \
-             WHERE (a.task_id, a.attempt) IN (SELECT * FROM unnest($1::text[], $2::integer[])) \
-                OR (a.ended_at IS NULL AND a.task_id = ANY($1)) \
+            "SELECT {ATTEMPT_COLUMNS} FROM (\
+                 SELECT u.task_id, u.attempt FROM unnest($1::text[], $2::integer[]) u(task_id, attempt) WHERE u.attempt IS NOT NULL \
+                 UNION SELECT o.task_id, o.attempt FROM attempts o WHERE o.ended_at IS NULL AND o.task_id = ANY($1)) k \
+             JOIN attempts a ON a.task_id = k.task_id AND a.attempt = k.attempt \
              ORDER BY a.task_id, a.attempt FOR NO KEY UPDATE OF a"
         );
         let statement = self.transaction.prepare_cached(&sql).await?;
@@ -243,6 +248,11 @@ impl<'a> Applier<'a> {
         }
     }
 
+    /// Keeps what an agent reports of an attempt beside its end, to be written with it.
+    pub(crate) fn keep_facts(&mut self, facts: Facts) {
+        self.facts.insert((facts.key.task_id.clone(), facts.key.attempt), facts);
+    }
+
     /// Promotes the waiters of released workspaces and writes everything.
     pub async fn finish(mut self) -> Result<(), StoreError> {
         self.promote().await?;
@@ -255,7 +265,11 @@ impl<'a> Applier<'a> {
             })
             .collect();
         // Attempts first: closing one must precede opening the next under the index of open attempts.
-        save::attempts(self.transaction, &self.of(&self.touched_attempts)).await?;
+        save::attempts(self.transaction, &self.of(&self.touched_attempts), &self.facts).await?;
+        let (with_their_attempt, alone): (HashMap<_, _>, HashMap<_, _>) =
+            self.facts.drain().partition(|(key, _)| self.touched_attempts.contains(key));
+        drop(with_their_attempt);
+        reports::write_facts(self.transaction, &alone.into_values().collect::<Vec<_>>()).await?;
         // Tasks that leave the index of heads, then those that enter it: uniqueness is checked row by row.
         let (ended, going): (Vec<_>, Vec<_>) =
             changed.into_iter().partition(|change| change.after.status.is_terminal());

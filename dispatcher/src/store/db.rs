@@ -33,7 +33,35 @@ pub struct DbConfig {
     pub connections_max: usize,
     /// This replica; stamped on what it publishes.
     pub replica: Uuid,
+    /// How statements find their rows.
+    pub plans: Plans,
 }
+
+/// How the database may find rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plans {
+    /// By index only, for the dispatcher's own work: every batch names its rows. A plan that was made while a table was small and kept
+    /// for a prepared statement would otherwise read the whole table for ever after.
+    ByIndex,
+    /// As the database sees fit, for people's questions and the audit.
+    Free,
+}
+
+impl Plans {
+    const fn options(self) -> &'static str {
+        match self {
+            // What is switched off counts as very dear, which would have every such plan compiled: hence no JIT.
+            Self::ByIndex => {
+                " -c jit=off -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
+            }
+            Self::Free => "",
+        }
+    }
+}
+
+/// UTC everywhere (incident 62); a stuck lock must not hold a pass for ever.
+const OPTIONS: &str =
+    "-c TimeZone=UTC -c lock_timeout=10s -c statement_timeout=60s -c idle_in_transaction_session_timeout=60s";
 
 /// The database: a bounded pool of connections.
 #[derive(Clone)]
@@ -52,8 +80,7 @@ impl Db {
         let mut options = tls::options(&config.url, &config.tls)?;
         options.application_name("switchyard-dispatcher");
         options.connect_timeout(CONNECTION_WAIT_MAX);
-        // UTC everywhere (incident 62); a stuck lock must not hold a pass for ever.
-        options.options("-c TimeZone=UTC -c lock_timeout=10s -c statement_timeout=60s -c idle_in_transaction_session_timeout=60s");
+        options.options(format!("{OPTIONS}{}", config.plans.options()));
         let shared = Arc::new(options.clone());
         let tls = DatabaseTls { files: config.tls.clone() };
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };

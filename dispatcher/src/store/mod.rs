@@ -34,5 +34,5 @@ mod tls;
 pub mod view;
 
 pub use apply::{Applied, Applier, Named, apply};
-pub use db::{Db, DbConfig, Transaction};
+pub use db::{Db, DbConfig, Plans, Transaction};
 pub use error::StoreError;

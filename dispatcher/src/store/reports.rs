@@ -116,7 +116,13 @@ pub(crate) struct Facts {
     pub(crate) handler_ended_at: Option<DateTime<Utc>>,
 }
 
-/// Writes facts of attempts that this transaction has locked.
+impl Facts {
+    pub(crate) fn log_lines_column(&self) -> i64 {
+        i64::try_from(self.log_lines).unwrap_or(i64::MAX)
+    }
+}
+
+/// Writes facts of attempts that this transaction has locked and does not end: those that were ended before.
 pub(crate) async fn write_facts(transaction: &Transaction, facts: &[Facts]) -> Result<(), StoreError> {
     if facts.is_empty() {
         return Ok(());
@@ -129,8 +135,7 @@ pub(crate) async fn write_facts(transaction: &Transaction, facts: &[Facts]) -> R
     let ids: Vec<&str> = facts.iter().map(|fact| fact.key.task_id.as_str()).collect();
     let attempts: Vec<i32> = facts.iter().map(|fact| int(fact.key.attempt)).collect();
     let results: Vec<Option<&Value>> = facts.iter().map(|fact| fact.result.as_ref()).collect();
-    let lines: Vec<i64> =
-        facts.iter().map(|fact| i64::try_from(fact.log_lines).unwrap_or(i64::MAX)).collect();
+    let lines: Vec<i64> = facts.iter().map(Facts::log_lines_column).collect();
     let started: Vec<Option<DateTime<Utc>>> = facts.iter().map(|fact| fact.handler_started_at).collect();
     let ended: Vec<Option<DateTime<Utc>>> = facts.iter().map(|fact| fact.handler_ended_at).collect();
     let statement = transaction.prepare_cached(SQL).await?;

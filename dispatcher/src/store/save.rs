@@ -1,15 +1,16 @@
 //! Writing changed tasks and attempts: columns of state only (incident 48), one statement per table, fenced (incident 55).
 
 use chrono::{DateTime, TimeDelta, Utc};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use switchyard_common::contract::ids::WorkspaceId;
+use switchyard_common::contract::ids::{TaskId, WorkspaceId};
 use switchyard_common::task::{Attempt, Place, Task};
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::db::Transaction;
 use super::error::StoreError;
+use super::reports::Facts;
 
 /// A task before and after; the fence compares what was loaded.
 pub(crate) struct ChangedTask<'a> {
@@ -161,16 +162,21 @@ pub(crate) async fn new_attempts(
 
 const UPDATE_ATTEMPTS: &str = "UPDATE attempts a SET
     started_at = u.started_at, nonce = u.nonce, revoke_requested_at = u.revoke_at, revoke_reason = u.revoke_reason,
-    revoke_force = u.revoke_force, outcome = u.outcome, ended_at = u.ended_at
+    revoke_force = u.revoke_force, outcome = u.outcome, ended_at = u.ended_at,
+    result = coalesce(u.result, a.result), log_lines = coalesce(u.log_lines, a.log_lines),
+    handler_started_at = coalesce(u.handler_started_at, a.handler_started_at),
+    handler_ended_at = coalesce(u.handler_ended_at, a.handler_ended_at)
 FROM unnest($1::text[], $2::integer[], $3::timestamptz[], $4::uuid[], $5::timestamptz[], $6::text[], $7::bool[], $8::text[],
-    $9::timestamptz[])
-    AS u(task_id, attempt, started_at, nonce, revoke_at, revoke_reason, revoke_force, outcome, ended_at)
+    $9::timestamptz[], $10::jsonb[], $11::bigint[], $12::timestamptz[], $13::timestamptz[])
+    AS u(task_id, attempt, started_at, nonce, revoke_at, revoke_reason, revoke_force, outcome, ended_at,
+    result, log_lines, handler_started_at, handler_ended_at)
 WHERE a.task_id = u.task_id AND a.attempt = u.attempt AND a.ended_at IS NULL";
 
-/// Writes attempts that were open when loaded.
+/// Writes attempts that were open when loaded, each with what its agent reported beside its end.
 pub(crate) async fn attempts(
     transaction: &Transaction,
     changed: &[ChangedAttempt<'_>],
+    facts: &HashMap<(TaskId, u32), Facts>,
 ) -> Result<(), StoreError> {
     if changed.is_empty() {
         return Ok(());
@@ -178,6 +184,7 @@ pub(crate) async fn attempts(
     let statement = transaction.prepare_cached(UPDATE_ATTEMPTS).await?;
     let revoke = || changed.iter().map(|c| c.attempt.revoke);
     let end = || changed.iter().map(|c| c.attempt.end);
+    let facts = || changed.iter().map(|c| facts.get(&(c.task.id.clone(), c.attempt.number)));
     let parameters: Vec<Box<dyn ToSql + Sync + Send>> = vec![
         Box::new(changed.iter().map(|c| c.task.id.to_string()).collect::<Vec<_>>()),
         Box::new(changed.iter().map(|c| int(c.attempt.number)).collect::<Vec<_>>()),
@@ -188,6 +195,10 @@ pub(crate) async fn attempts(
         Box::new(revoke().map(|r| r.map(|r| r.force)).collect::<Vec<_>>()),
         Box::new(end().map(|e| e.map(|e| e.outcome.as_str())).collect::<Vec<_>>()),
         Box::new(end().map(|e| e.map(|e| e.at)).collect::<Vec<_>>()),
+        Box::new(facts().map(|f| f.and_then(|f| f.result.clone())).collect::<Vec<_>>()),
+        Box::new(facts().map(|f| f.map(|f| f.log_lines_column())).collect::<Vec<_>>()),
+        Box::new(facts().map(|f| f.and_then(|f| f.handler_started_at)).collect::<Vec<_>>()),
+        Box::new(facts().map(|f| f.and_then(|f| f.handler_ended_at)).collect::<Vec<_>>()),
     ];
     let matched = transaction.execute(&statement, &borrow(&parameters)).await?;
     fence("attempts", matched, changed.len())

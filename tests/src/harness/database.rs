@@ -5,7 +5,7 @@
 
 use switchyard_common::guard::spawn_thread_guarded;
 use switchyard_common::tls::TlsFiles;
-use switchyard_dispatcher::store::{Db, DbConfig};
+use switchyard_dispatcher::store::{Db, DbConfig, Plans};
 use tokio_postgres::NoTls;
 use uuid::Uuid;
 
@@ -103,6 +103,7 @@ pub(super) fn connect(url: &str) -> Db {
         tls: TlsFiles::default(),
         connections_max: CONNECTIONS_MAX_COUNT,
         replica: Uuid::new_v4(),
+        plans: Plans::ByIndex,
     };
     Db::new(&config).expect("the URL of the test database is well formed")
 }

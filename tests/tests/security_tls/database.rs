@@ -1,7 +1,7 @@
 //! The database.
 
 use switchyard_common::tls::TlsFiles;
-use switchyard_dispatcher::store::{Db, DbConfig};
+use switchyard_dispatcher::store::{Db, DbConfig, Plans};
 use switchyard_tests::harness::certificates::{Authority, Validity, write};
 use switchyard_tests::harness::secured::{SERVER_NAME, Secured, secured};
 use uuid::Uuid;
@@ -10,7 +10,14 @@ use crate::INSTANCE;
 use crate::impostor::{Greeting, impostor};
 
 fn db(url: &str, tls: TlsFiles) -> Db {
-    Db::new(&DbConfig { url: url.to_owned(), tls, connections_max: 1, replica: Uuid::new_v4() }).unwrap()
+    Db::new(&DbConfig {
+        url: url.to_owned(),
+        tls,
+        connections_max: 1,
+        replica: Uuid::new_v4(),
+        plans: Plans::Free,
+    })
+    .unwrap()
 }
 
 async fn refused(url: &str, tls: TlsFiles) -> String {

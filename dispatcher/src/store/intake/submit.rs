@@ -169,13 +169,12 @@ impl Batch<'_> {
     /// Gives each task its virtual time: one more than the last of its workspace and priority, and not behind what the pool has
     /// served (protocol E4). A workspace that submits much is thus spread over many rounds; another's first task is in the next.
     async fn rank(&self, inserts: &mut [Insert<'_>]) -> Result<(), StoreError> {
-        const RANK: &str = "INSERT INTO lanes AS l (workspace_id, priority, last_rank) \
-            SELECT u.workspace_id, u.priority, p.served_rank + u.count \
+        const RANK: &str = "INSERT INTO lanes AS l (workspace_id, priority, last_rank, added) \
+            SELECT u.workspace_id, u.priority, p.served_rank + u.count, u.count \
             FROM unnest($1::text[], $2::smallint[], $3::bigint[], $4::text[]) u(workspace_id, priority, count, pool_id) \
             JOIN pools p ON p.pool_id = u.pool_id ORDER BY u.workspace_id, u.priority \
-            ON CONFLICT (workspace_id, priority) DO UPDATE SET last_rank = greatest(l.last_rank + (EXCLUDED.last_rank - \
-                (SELECT served_rank FROM pools p JOIN workspaces w ON w.pool_id = p.pool_id WHERE w.workspace_id = l.workspace_id)), \
-                EXCLUDED.last_rank) \
+            ON CONFLICT (workspace_id, priority) DO UPDATE \
+                SET last_rank = greatest(l.last_rank + EXCLUDED.added, EXCLUDED.last_rank), added = EXCLUDED.added \
             RETURNING workspace_id, priority, last_rank";
         let mut lanes: BTreeMap<(String, i16), (i64, String)> = BTreeMap::new();
         for insert in inserts.iter() {
