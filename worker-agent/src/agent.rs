@@ -1,18 +1,22 @@
 //! An agent from the outside: its configuration and [`run`].
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use switchyard_common::broker::{BrokerConfig, BrokerConfigError};
 use switchyard_common::contract::ids::AgentRef;
 use switchyard_common::contract::topology::Namespace;
+use switchyard_common::guard::GuardedTask;
 use switchyard_common::shutdown::Shutdown;
+use switchyard_common::telemetry::Metrics;
 
 use crate::handler::Handlers;
+use crate::health::{Health, Vitals};
 use crate::machine::limits::{
     HEARTBEAT_DEFAULT_MS, LOST_TIMEOUT_DEFAULT_MS, SILENCE_MARGIN_MS, START_WINDOW_DEFAULT_MS,
 };
 use crate::machine::{Settings, SettingsError};
-use crate::shell::{Driver, Finished};
+use crate::shell::{Driver, Finished, boot_now};
 
 /// Handlers at the same time unless configured.
 pub const SLOTS_DEFAULT: u32 = 4;
@@ -49,6 +53,8 @@ pub struct AgentConfig {
     pub lost_timeout: Duration,
     /// How long after the first ask a go is acted on.
     pub start_window: Duration,
+    /// Where `/livez`, `/readyz` and `/metrics` are served; nowhere unless told.
+    pub http_listen: Option<SocketAddr>,
 }
 
 impl AgentConfig {
@@ -68,6 +74,7 @@ impl AgentConfig {
             heartbeat: Duration::from_millis(HEARTBEAT_DEFAULT_MS),
             lost_timeout: Duration::from_millis(LOST_TIMEOUT_DEFAULT_MS),
             start_window: Duration::from_millis(START_WINDOW_DEFAULT_MS),
+            http_listen: None,
         }
     }
 
@@ -131,6 +138,14 @@ pub enum AgentError {
     /// The agent's own settings are wrong.
     #[error("the agent's settings are wrong:{0}")]
     Settings(Listed),
+    /// The address for probes cannot be listened on.
+    #[error("cannot listen on {address} for probes and metrics: {why}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        why: String,
+    },
     /// One of the agent's own tasks has panicked; the panic is in the log. Handlers were ended; the session's end settles their work.
     #[error("the agent's task `{task}` has ended, so nothing can be reported any more")]
     Broken {
@@ -161,8 +176,29 @@ pub async fn run(
         "agent starts"
     );
     let config = AgentConfig { broker: config.broker(), ..config };
-    let driver = Driver::start(&config, settings, handlers, shutdown)?;
-    let finished = driver.run().await?;
+    let vitals = Vitals::new(config.slots, config.lost_timeout, boot_now());
+    let http = match config.http_listen {
+        Some(address) => Some(serve_health(address, vitals.clone()).await?),
+        None => None,
+    };
+    let finished = match Driver::start(&config, settings, handlers, shutdown, vitals) {
+        Ok(driver) => driver.run().await,
+        Err(error) => Err(error.into()),
+    };
+    if let Some(http) = http {
+        http.abort();
+    }
+    let finished = finished?;
     tracing::info!(left_count = finished.left_count, "agent ends");
     Ok(finished)
+}
+
+/// Begins to serve probes and metrics.
+async fn serve_health(
+    address: SocketAddr,
+    vitals: Vitals,
+) -> Result<GuardedTask<std::io::Result<()>>, AgentError> {
+    // A recorder that is installed already belongs to somebody else, who renders it.
+    let health = Health { vitals, metrics: Metrics::install().ok() };
+    health.start(address).await.map_err(|error| AgentError::Listen { address, why: error.to_string() })
 }

@@ -30,6 +30,7 @@
 //! - [`machine`]: every rule of the protocol that concerns an agent, without I/O; `shell`: its thin driver
 //! - [`exec`]: programs, each under its own supervisor process; [`program`]: a program as a handler
 //! - [`builtin`]: handlers for load tests and demonstrations
+//! - [`health`]: what probes and Prometheus read
 //! - [`cli`]: the `worker-agent` binary
 
 pub mod agent;
@@ -37,6 +38,7 @@ pub mod builtin;
 pub mod cli;
 pub mod exec;
 pub mod handler;
+pub mod health;
 pub mod machine;
 pub mod program;
 mod shell;

@@ -12,7 +12,8 @@ use super::Config;
 use super::kinds::kinds;
 
 /// Variables that agents read: they may stand in the same environment.
-const AGENT_VARIABLES: [&str; 12] = [
+const AGENT_VARIABLES: [&str; 13] = [
+    "SWITCHYARD_AGENT_HTTP_LISTEN",
     "SWITCHYARD_POOL",
     "SWITCHYARD_AGENT_ID",
     "SWITCHYARD_SLOTS",

@@ -1,5 +1,6 @@
 //! The configuration of the process, from the environment and the TOML file; all errors are reported together.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,7 +17,9 @@ use crate::agent::AgentConfig;
 /// The pool unless configured.
 const POOL_DEFAULT: &str = "default";
 /// Variables of the dispatcher and of the local tools, which may stand in the same environment.
-const OTHERS_VARIABLES: [&str; 18] = [
+const OTHERS_VARIABLES: [&str; 20] = [
+    "SWITCHYARD_HTTP_TOKEN",
+    "SWITCHYARD_HTTP_TOKEN_FILE",
     "SWITCHYARD_HANDLERS",
     "SWITCHYARD_CONFIG",
     "SWITCHYARD_LOG",
@@ -91,6 +94,7 @@ impl ProcessConfig {
         let work_dir = loader.optional::<PathBuf>(key("work_dir", "SWITCHYARD_WORK_DIR"));
         // Read before anything that is missing ends the reading, so that every error is told at once.
         let times = Times::read(&mut loader);
+        let http_listen = loader.optional::<SocketAddr>(key("http_listen", "SWITCHYARD_AGENT_HTTP_LISTEN"));
         let agent = pool.zip(agent_id).map(|(pool, agent)| {
             let agent = AgentRef { pool, agent };
             let broker = BrokerConfig {
@@ -98,7 +102,7 @@ impl ProcessConfig {
                 ..BrokerConfig::new(url.clone().unwrap_or_default(), agent.to_string())
             };
             let pod = pod.or(host).unwrap_or_else(|| agent.agent.to_string());
-            times.apply(AgentConfig { namespace, pod, node, ..AgentConfig::new(broker, agent) })
+            times.apply(AgentConfig { namespace, pod, node, http_listen, ..AgentConfig::new(broker, agent) })
         });
         if let (Some(config), Some(handlers)) = (&agent, &handlers) {
             for error in problems(config, handlers, url.is_some()) {

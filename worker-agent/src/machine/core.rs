@@ -13,7 +13,7 @@ use super::note::{Note, What};
 use super::parts::Parts;
 use super::presence::PresenceState;
 use super::settings::Settings;
-use super::time::Now;
+use super::time::{BootTime, Now};
 use super::tombstone::Tombstones;
 
 /// An agent without its I/O.
@@ -124,6 +124,24 @@ impl Machine {
     #[must_use]
     pub const fn epoch(&self) -> i64 {
         self.epoch
+    }
+
+    /// When the newest sign of life of this session that is confirmed was sent; none while it was never heard.
+    #[must_use]
+    pub const fn heard(&self) -> Option<BootTime> {
+        self.presence.heard()
+    }
+
+    /// Whether deliveries can come.
+    #[must_use]
+    pub const fn is_connected(&self) -> bool {
+        self.connected
+    }
+
+    /// Whether it takes no more work.
+    #[must_use]
+    pub const fn is_draining(&self) -> bool {
+        self.draining
     }
 
     /// Attempts in hand: from delivery to the confirm of the outcome.

@@ -96,6 +96,21 @@ pub enum HandlerEnd {
     KeepAliveStopped,
 }
 
+impl HandlerEnd {
+    /// The word that it is counted by.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Succeeded { .. } => "succeeded",
+            Self::Failed(_) => "failed",
+            Self::Panicked(_) => "panicked",
+            Self::TimedOut(_) => "timed_out",
+            Self::Stopped => "stopped",
+            Self::KeepAliveStopped => "keep_alive_stopped",
+        }
+    }
+}
+
 /// What the shell has to do, in this order.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {

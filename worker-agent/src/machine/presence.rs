@@ -29,6 +29,12 @@ pub(super) struct PresenceState {
     heard: Option<BootTime>,
 }
 
+impl PresenceState {
+    pub(super) const fn heard(&self) -> Option<BootTime> {
+        self.heard
+    }
+}
+
 impl Machine {
     pub(super) fn consume_ready(&mut self, now: Now) {
         self.connected = true;

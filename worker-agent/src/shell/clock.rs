@@ -14,6 +14,11 @@ pub(super) fn now() -> Now {
     Now { boot: BootTime(since_boot.unwrap_or(Duration::MAX)), wall: Utc::now() }
 }
 
+/// Now, by the boot clock.
+pub(crate) fn boot_now() -> BootTime {
+    now().boot
+}
+
 /// The same moment in the form that supervisors of programs use, rounded down to milliseconds.
 pub(crate) fn for_supervisor(moment: BootTime) -> boot_clock::BootTime {
     boot_clock::BootTime::from_millis(u64::try_from(moment.0.as_millis()).unwrap_or(u64::MAX))

@@ -28,6 +28,7 @@ use super::settler::Settler;
 use super::traces::Traces;
 use crate::agent::{AgentConfig, AgentError};
 use crate::handler::Handlers;
+use crate::health::Vitals;
 use crate::machine::limits::TICK_MS;
 use crate::machine::{Effect, Input, Machine, Publish, Settings};
 
@@ -57,6 +58,7 @@ pub(crate) struct Driver {
     shipper: GuardedTask<()>,
     logs_closing: CancellationToken,
     traces: Traces,
+    vitals: Vitals,
     shutdown: Shutdown,
     drained: bool,
 }
@@ -76,6 +78,7 @@ impl Driver {
         settings: Settings,
         handlers: Handlers,
         shutdown: Shutdown,
+        vitals: Vitals,
     ) -> Result<Self, BrokerConfigError> {
         let publisher = Publisher::start(&config.broker, "publish")?;
         let link = Link::start(&config.broker, &config.namespace, &settings.agent, settings.prefetch())?;
@@ -108,6 +111,7 @@ impl Driver {
             shipper: spawn_guarded(SHIPPER, shipper.run()),
             logs_closing,
             traces,
+            vitals,
             shutdown,
             drained: false,
         })
@@ -176,7 +180,8 @@ impl Driver {
     }
 
     fn answer(&mut self, input: Input) {
-        if let Input::HandlerEnded { attempt, .. } = &input {
+        if let Input::HandlerEnded { attempt, end, .. } = &input {
+            metrics::counter!("switchyard_agent_handlers_ended_total", "end" => end.name()).increment(1);
             self.runner.forget(*attempt);
         }
         self.give(input);
@@ -233,7 +238,9 @@ impl Driver {
     }
 
     fn give(&mut self, input: Input) {
-        let effects = self.machine.handle(clock::now(), input);
+        let now = clock::now();
+        let effects = self.machine.handle(now, input);
+        self.vitals.turned(now.boot, &self.machine);
         // Before the handler that an assignment starts writes its first line, which would be refused under an older epoch.
         self.epoch.store(self.machine.epoch(), Ordering::Relaxed);
         effects.into_iter().for_each(|effect| self.carry_out(effect));

@@ -29,6 +29,6 @@ mod settler;
 mod traces;
 
 pub(crate) use attempt_log::AttemptLog;
-pub(crate) use clock::for_supervisor;
+pub(crate) use clock::{boot_now, for_supervisor};
 pub(crate) use driver::Driver;
 pub use driver::Finished;
