@@ -140,9 +140,15 @@ impl World {
 
     fn agent_settles(&mut self, agent: usize, tag: Tag, frame: fn(u64) -> ToBroker) {
         // A tag of a channel that is gone means nothing.
-        if self.agents[agent].consume == Some(tag.channel) {
-            self.send(tag.channel, frame(tag.number));
+        if self.agents[agent].consume != Some(tag.channel) {
+            return;
         }
+        // Now and then the connection is gone just then.
+        if !self.calm && self.dice.chance(self.scenario.lost_settle_per_mille) {
+            let (broker, client) = (self.dice.below(30), self.dice.below(30));
+            self.cut(tag.channel, broker, client);
+        }
+        self.send(tag.channel, frame(tag.number));
     }
 
     fn agent_says(&mut self, agent: usize, publish: Publish) {

@@ -120,6 +120,25 @@ impl World {
             if !decision.effects.iter().any(is_answer) {
                 self.store.violated(format!("B7: the ask for {} is not answered", claim.key()));
             }
+            let stored = applied.after().unwrap_or(before).attempt.as_ref().and_then(|attempt| attempt.nonce);
+            let granted = decision.effects.iter().find_map(|effect| match effect {
+                Effect::Go { nonce } => Some(*nonce),
+                Effect::NoGo { .. } | Effect::SendRevoke | Effect::Letter { .. } => None,
+            });
+            if granted.is_some() && granted != stored {
+                self.store.violated(format!("B7: go for {} with a nonce that is not stored", claim.key()));
+            }
+        }
+        if matches!(applied.named.input, Input::Returned { .. })
+            && let Some(attempt) = applied.after().and_then(|after| after.attempt.as_ref())
+            && attempt.end.is_some_and(|end| end.outcome == AttemptOutcome::Returned)
+        {
+            let key = AttemptKey { task_id: before.task.id.clone(), attempt: attempt.number };
+            if self.ledger.arrived.contains(&key) {
+                self.store.violated(format!(
+                    "B3: the assignment of {key} is undone though a copy of it had arrived"
+                ));
+            }
         }
         let Input::Outcome { claim, end, .. } = &applied.named.input else { return };
         let Verdict::Refused(refusal) = &decision.verdict else { return };
@@ -232,6 +251,7 @@ impl World {
             let why = self.store.letter_of(&key.task_id, key.attempt).and_then(|letter| letter.failure);
             if why.is_none_or(|kind| kind == FailureKind::BrokerRejected)
                 && !self.ledger.unheard.contains(key)
+                && !self.ledger.purged.contains(key)
             {
                 found.push(format!("D2: the letter of {key} does not say why it failed"));
             }

@@ -48,6 +48,8 @@ pub enum Fault {
     Impostor,
     /// A report comes again that was sent before.
     Echo,
+    /// An administrator throws away reports that nobody has read yet.
+    OutcomesPurged,
     /// An operator fences, as after a restore.
     Fence,
     /// An operator pauses the pool, an agent, or a workspace, for a while.
@@ -78,7 +80,7 @@ pub struct Weather {
 /// Reports that are remembered to be sent again.
 const OVERHEARD_MAX_COUNT: usize = 64;
 /// Longest time until a peer that is gone is noticed by the heartbeat of its connection, in milliseconds.
-const NOTICE_MAX_MS: u64 = 18_000;
+const NOTICE_MAX_MS: u64 = 30_000;
 /// Longest stop of a process, in milliseconds: well over the lost-timeout.
 const STOP_MAX_MS: u64 = 50_000;
 
@@ -110,7 +112,8 @@ impl World {
             (10, Fault::Parted(process)),
             (6, Fault::NoDatabase(replica)),
             (3, Fault::BrokerRestarts),
-            (4, Fault::QueueDeleted(agent)),
+            (9, Fault::QueueDeleted(agent)),
+            (4, Fault::OutcomesPurged),
             (10, Fault::Impostor),
             (8, Fault::Echo),
             (4, Fault::Fence),
@@ -166,6 +169,7 @@ impl World {
             Fault::BrokerRestarts => self.broker_restarts(),
             Fault::QueueDeleted(agent) => self.delete_queue(agent),
             Fault::Impostor => self.impostor(),
+            Fault::OutcomesPurged => self.purge_outcomes(),
             Fault::Echo => self.echo(),
             Fault::Fence => {
                 let now = self.now();
@@ -245,6 +249,17 @@ impl World {
         }
     }
 
+    fn purge_outcomes(&mut self) {
+        for message in self.broker.purge(&self.namespace.outcomes_queue()) {
+            self.log(|| format!("purged  {message}"));
+            if let Body::Report(report) = &message.body
+                && let ReportBody::Outcome(batch) = &report.body
+            {
+                self.ledger.purged.extend(batch.outcomes.iter().map(|outcome| outcome.claim.key()));
+            }
+        }
+    }
+
     fn delete_queue(&mut self, agent: usize) {
         let id = self.agents[agent].id.clone();
         self.broker.delete(&self.namespace.agent_queue(&id.pool, &id.agent));
@@ -291,7 +306,8 @@ impl World {
         let mut claim = Claim { task_id, attempt, session: assignee.session, lease: assignee.lease };
         let mut sender = assignee.agent;
         let is_open = row.attempt.end.is_none();
-        match self.dice.below(if is_open { 3 } else { 4 }) {
+        let wrong = self.dice.below(4);
+        match wrong {
             0 => {
                 let other = self.agents.iter().map(|agent| agent.id.clone()).find(|other| *other != sender);
                 let Some(other) = other else { return };
@@ -306,7 +322,13 @@ impl World {
             artifacts: Manifest::default(),
             result: None,
         };
-        let (kind, body) = self.forged(claim, end);
+        // Of an open attempt nobody but its agent knows everything; at most an ask comes that it never drew the nonce of.
+        let (kind, body) = if is_open && wrong == 3 {
+            let body = ReportBody::Ask(Ask { claim, nonce: Nonce(self.dice.uuid()) });
+            (ReportKind::Ask, Report { epoch: self.store.epoch, body })
+        } else {
+            self.forged(claim, end)
+        };
         let message = Message::new(&self.exchanges.reports, &kind.key(&sender), Body::Report(Rc::new(body)));
         self.log(|| format!("forged  {message}"));
         self.broker.publish(&message);

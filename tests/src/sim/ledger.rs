@@ -87,6 +87,8 @@ pub struct Ledger {
     pub arrived: BTreeSet<AttemptKey>,
     /// The newest sign of life of each agent that the broker has handed to some replica's queue: session and time.
     pub signs: BTreeMap<AgentRef, (SessionId, Millis)>,
+    /// Attempts whose outcome somebody threw away.
+    pub purged: BTreeSet<AttemptKey>,
     /// Tasks that an operator resolved.
     pub resolved: BTreeSet<TaskId>,
     /// Attempts with an outcome that was refused because its sender may not speak any more.

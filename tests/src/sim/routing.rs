@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use switchyard_common::contract::artifact::Manifest;
 use switchyard_common::contract::assignment::{AgentMessage, AttemptKey};
 use switchyard_common::task::Input;
 use switchyard_dispatcher::route::decide::{
@@ -84,7 +85,11 @@ impl World {
 
     pub(super) fn send_assignments(&mut self, replica: usize, sendings: Vec<Sending>) {
         for Sending { dispatch, tries, write_by } in sendings {
-            let work = dispatch.assignment;
+            let mut work = dispatch.assignment;
+            if work.approval.is_some() && !self.calm && self.dice.chance(self.scenario.wrong_inputs_per_mille)
+            {
+                work.inputs = Manifest::default();
+            }
             let (key, publish_no) = (work.key(), work.publish_no);
             if self.now() >= write_by {
                 let unsent = Sent { key, publish_no, tries, publishes: Vec::new() };

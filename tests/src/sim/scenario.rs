@@ -66,6 +66,10 @@ pub struct Scenario {
     pub unknown_commit_per_mille: u64,
     /// So many of a thousand commits are the last thing that their replica does.
     pub crash_after_commit_per_mille: u64,
+    /// So many of a thousand acks and nacks of agents are lost with their connection.
+    pub lost_settle_per_mille: u64,
+    /// So many of a thousand approved assignments carry other inputs than those that were approved.
+    pub wrong_inputs_per_mille: u64,
     /// So many of a thousand acts after a commit are late.
     pub late_act_per_mille: u64,
 }
@@ -83,7 +87,7 @@ impl Scenario {
         Ok(Self {
             agents,
             pool,
-            replicas: 2,
+            replicas: if dice.chance(250) { 1 } else { 2 },
             kinds: kinds(dice)?,
             workspaces: dice.between(1, 3),
             tasks: dice.between(3, 12),
@@ -95,6 +99,8 @@ impl Scenario {
             unknown_commit_per_mille: storm * 8,
             crash_after_commit_per_mille: storm * 3,
             late_act_per_mille: storm * 8,
+            lost_settle_per_mille: storm * 8,
+            wrong_inputs_per_mille: storm * 10,
         })
     }
 }
@@ -128,7 +134,7 @@ fn settings(pool: &PoolId, index: u64, dice: &mut Dice) -> Result<Settings, IdEr
         lost_timeout: Duration::from_millis(LOST_AFTER_MS),
         silence_margin: Duration::from_secs(2),
         kill_grace: Duration::from_millis(KILL_GRACE_MS),
-        start_window: Duration::from_secs(15),
+        start_window: Duration::from_secs(dice.between(2, 15)),
     })
 }
 

@@ -197,6 +197,11 @@ impl Broker {
         self.queues.get(queue).map_or(0, |queue| u32::try_from(queue.ready()).unwrap_or(u32::MAX))
     }
 
+    /// Throws away what waits in a queue, as an administrator can.
+    pub fn purge(&mut self, queue: &str) -> Vec<Message> {
+        self.queues.get_mut(queue).map(Queue::purge).unwrap_or_default()
+    }
+
     /// When the first message that `is` and that nobody has been handed came into a queue.
     #[must_use]
     pub fn waiting_since(&self, queue: &str, is: impl Fn(&Message) -> bool) -> Option<Millis> {

@@ -61,6 +61,11 @@ impl Queue {
         self.ready.push_back(Stored { number: self.stored, since: now, message });
     }
 
+    /// Throws away what is ready.
+    pub(super) fn purge(&mut self) -> Vec<Message> {
+        self.ready.drain(..).map(|stored| stored.message).collect()
+    }
+
     /// When the first ready message that `is` came.
     pub(super) fn waiting_since(&self, is: impl Fn(&Message) -> bool) -> Option<Millis> {
         self.ready.iter().filter(|stored| is(&stored.message)).map(|stored| stored.since).min()

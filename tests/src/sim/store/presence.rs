@@ -32,6 +32,15 @@ impl Store {
         for (beat, verdict) in beats.iter().zip(&verdicts) {
             let current =
                 known.agents.get(&beat.agent).is_some_and(|now| now.session == beat.presence.session);
+            let older = self.agents.get(&beat.agent).is_some_and(|row| {
+                row.session == beat.presence.session && row.sequence >= beat.presence.sequence
+            });
+            if verdict.is_accepted() && older {
+                self.violated(format!(
+                    "A2: an older sign of life of {} was taken for its newest",
+                    beat.agent
+                ));
+            }
             if verdict.is_accepted() && current {
                 self.agents.insert(beat.agent.clone(), row(now, &beat.presence));
             }
