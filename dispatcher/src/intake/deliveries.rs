@@ -18,7 +18,7 @@ pub enum Handling {
 
 /// How an event that came back so often is handled.
 #[must_use]
-pub const fn handling(deliveries: u64) -> Handling {
+pub fn handling(deliveries: u64) -> Handling {
     if deliveries >= POISON_FROM_DELIVERIES {
         Handling::Poison
     } else if deliveries >= ALONE_FROM_DELIVERIES {

@@ -1,5 +1,5 @@
-//! Removes guards one at a time and sees the named test fail: `tests/mutants/run [WORD..]` runs those whose guard, file or check has a
-//! word. Each mutant is a listed patch in `tests/mutants/*.toml`.
+//! Removes guards one at a time and sees the named test fail: `tests/mutants/run [WORD..]` runs those whose guard, file, check or list
+//! has a word. Each mutant is a listed patch in `tests/mutants/*.toml`.
 //!
 //! Everything happens in a copy of the checkout below `target/mutants`. Patches that can stand behind a switch are built together,
 //! once, and then cost no more than the test that they fail; each of the others is built alone.

@@ -38,7 +38,7 @@ pub enum Fault {
     Blip(Process, Role),
     /// A process cannot reach the broker for a while.
     Parted(Process),
-    /// A replica cannot reach the database for a while.
+    /// A replica, or all of them, cannot reach the database for a while.
     NoDatabase(usize),
     /// The broker restarts.
     BrokerRestarts,
@@ -164,7 +164,12 @@ impl World {
             Fault::Parted(process) => self.part(process),
             Fault::NoDatabase(replica) => {
                 let until = self.now() + self.dice.between(200, 40_000);
-                self.weather.no_database_until.insert(replica, until);
+                let away_for_all = self.dice.chance(400);
+                for other in 0..self.replicas.len() {
+                    if away_for_all || other == replica {
+                        self.weather.no_database_until.insert(other, until);
+                    }
+                }
             }
             Fault::BrokerRestarts => self.broker_restarts(),
             Fault::QueueDeleted(agent) => self.delete_queue(agent),

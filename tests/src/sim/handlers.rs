@@ -22,8 +22,8 @@ enum Lot {
     KillsAgent,
 }
 
-/// Longest run of most handlers, and of long ones, in milliseconds.
-const RUN_MAX_MS: (u64, u64) = (3_000, 20_000);
+/// Longest run of most handlers, in milliseconds.
+const RUN_MAX_MS: u64 = 3_000;
 
 impl World {
     /// Draws how and when a handler ends, if nobody stops it.
@@ -38,8 +38,8 @@ impl World {
             (if self.calm { 0 } else { ends.kills_agent }, Lot::KillsAgent),
         ];
         let lot = self.dice.weighted(&lots).unwrap_or(Lot::Succeeds);
-        let (short, long) = RUN_MAX_MS;
-        let most = if self.dice.chance(self.scenario.long_per_mille) { long } else { short };
+        let is_long = self.dice.chance(self.scenario.long_per_mille);
+        let most = if is_long { self.scenario.long_max_ms } else { RUN_MAX_MS };
         let wait = self.dice.between(5, most);
         let failure = |kind, message: &str| Failure::new(kind, message);
         match lot {

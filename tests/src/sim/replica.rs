@@ -109,8 +109,6 @@ pub struct Replica {
 const TICK_MS: (u64, u64) = (350, 550);
 /// Longest wait before a connection is tried again, in milliseconds.
 const RECONNECT_MAX_MS: u64 = 2_000;
-/// Messages that the broker hands out ahead of their acks.
-const PREFETCH_COUNT: usize = 64;
 /// Wait before the database is asked again, in milliseconds.
 pub(super) const STORE_WAIT_MS: u64 = 500;
 /// Longest delay of what follows a commit, usually and when it is late, in milliseconds.
@@ -245,7 +243,7 @@ impl World {
             self.namespace.starts_queue(),
             self.namespace.dead_letters_queue(),
         ] {
-            self.broker.consume(conn, &queue, Some(PREFETCH_COUNT));
+            self.broker.consume(conn, &queue, Some(self.scenario.prefetch));
         }
         self.log(|| format!("replica {replica} consumes"));
         self.deliver();

@@ -17,8 +17,8 @@ pub const LOST_AFTER_MS: u64 = 20_000;
 pub const RUN_TIMEOUT_GRACE_MS: u64 = 10_000;
 /// Longest time from TERM to KILL of a handler, in milliseconds.
 pub const KILL_GRACE_MS: u64 = 4_000;
-/// Longest run of a handler, in milliseconds.
-const RUN_TIMEOUT_MS: u64 = 25_000;
+/// Longest run of a handler, in milliseconds: one or the other.
+const RUN_TIMEOUTS_MS: (u64, u64) = (25_000, 90_000);
 
 /// How handlers end, as weights.
 #[derive(Debug, Clone, Copy)]
@@ -58,6 +58,10 @@ pub struct Scenario {
     pub calm_at: Millis,
     /// How handlers end.
     pub ends: Ends,
+    /// Messages of each queue that the broker hands out to a replica ahead of their acks.
+    pub prefetch: usize,
+    /// Longest run of a handler that runs long, in milliseconds.
+    pub long_max_ms: Millis,
     /// So many of a thousand handlers run long.
     pub long_per_mille: u64,
     /// So many of a thousand tasks are cancelled.
@@ -84,11 +88,14 @@ impl Scenario {
         let agents =
             (0..dice.between(1, 3)).map(|index| settings(&pool, index, dice)).collect::<Result<_, _>>()?;
         let storm = dice.below(4);
+        let run_timeout_ms = if dice.chance(300) { RUN_TIMEOUTS_MS.1 } else { RUN_TIMEOUTS_MS.0 };
         Ok(Self {
             agents,
             pool,
             replicas: if dice.chance(250) { 1 } else { 2 },
-            kinds: kinds(dice)?,
+            kinds: kinds(dice, run_timeout_ms)?,
+            prefetch: if dice.chance(300) { 1 } else { 64 },
+            long_max_ms: run_timeout_ms - 5_000,
             workspaces: dice.between(1, 3),
             tasks: dice.between(3, 12),
             faults: storm * dice.between(1, 5),
@@ -98,7 +105,7 @@ impl Scenario {
             cancel_per_mille: dice.below(250),
             unknown_commit_per_mille: storm * 8,
             crash_after_commit_per_mille: storm * 3,
-            late_act_per_mille: storm * 8,
+            late_act_per_mille: storm * 12,
             lost_settle_per_mille: storm * 8,
             wrong_inputs_per_mille: storm * 10,
         })
@@ -138,12 +145,12 @@ fn settings(pool: &PoolId, index: u64, dice: &mut Dice) -> Result<Settings, IdEr
     })
 }
 
-fn kinds(dice: &mut Dice) -> Result<Vec<(u64, Kind)>, IdError> {
+fn kinds(dice: &mut Dice, run_timeout_ms: u64) -> Result<Vec<(u64, Kind)>, IdError> {
     let policy = StepPolicy {
         max_attempts: 3,
         backoff_initial_ms: 300,
         backoff_max_ms: 2_000,
-        run_timeout_ms: RUN_TIMEOUT_MS,
+        run_timeout_ms,
         start_timeout_ms: dice.chance(300).then_some(30_000),
         queue_timeout_ms: dice.chance(100).then_some(60_000),
         approval_timeout_ms: dice.chance(100).then_some(60_000),

@@ -21,6 +21,9 @@ pub struct Mutant {
     /// What `find` and `replace` are, where both can stand side by side in one program behind a switch; none = the patch is built alone.
     #[serde(default)]
     pub switch: Option<Switch>,
+    /// The file that lists it.
+    #[serde(skip)]
+    pub list: String,
 }
 
 /// What can be switched.
@@ -49,7 +52,7 @@ pub fn listed() -> Vec<Mutant> {
     let read = |source: sources::Source| {
         let list: List =
             toml::from_str(&source.text).unwrap_or_else(|error| panic!("{}: {error}", source.path));
-        list.mutant
+        list.mutant.into_iter().map(move |mutant| Mutant { list: source.path.clone(), ..mutant })
     };
     sources::below("tests/mutants", "toml").into_iter().flat_map(read).collect()
 }
@@ -65,7 +68,7 @@ impl Mutant {
     #[must_use]
     pub fn matches(&self, words: &[String]) -> bool {
         let has = |word: &String| {
-            [&self.guard, &self.file, &self.check].iter().any(|text| text.contains(word.as_str()))
+            [&self.guard, &self.file, &self.check, &self.list].iter().any(|text| text.contains(word.as_str()))
         };
         words.is_empty() || words.iter().any(has)
     }

@@ -115,6 +115,7 @@ mod tests {
             replace: replace.into(),
             check: "t".into(),
             switch: Some(switch),
+            list: String::new(),
         }
     }
 
