@@ -21,7 +21,7 @@ use uuid::Uuid;
 use super::admit::admit;
 use super::answer;
 use super::command::{Admitted, Rejection, Verdict};
-use super::deliveries::{Handling, handling};
+use super::deliveries::{Handling, handling, in_turn};
 use crate::context::Context;
 use crate::dead_letters::event_ids::EventIds;
 use crate::settle::put_back::PutBack;
@@ -120,7 +120,7 @@ impl Intake {
             handling(delivery_count(&event.message.properties.headers)) >= Handling::Alone
         });
         self.handle_together(together, shutdown).await;
-        for event in alone {
+        for event in in_turn(alone, |event| delivery_count(&event.message.properties.headers)) {
             self.handle_together(vec![event], shutdown).await;
         }
     }

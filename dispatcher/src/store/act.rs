@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use switchyard_common::contract::ids::{Digest, TaskId};
 use switchyard_common::task::{Input, Refusal, ResolveTo, Subject, Verdict};
 
-use super::apply::{Applier, Named};
+use super::apply::{Applied, Applier, Named};
 use super::db::{Db, Transaction};
 use super::error::StoreError;
 use super::operate;
@@ -132,16 +132,23 @@ pub(crate) async fn act_in(db: &Db, transaction: &Transaction, asked: &Asked) ->
     }
     let applied = applier.decide(&named);
     applier.finish().await?;
-    let (Some(before), Some(decision)) = (applied.before, applied.decision) else {
-        return Ok(Acted::UnknownTask);
-    };
-    match decision.verdict {
-        Verdict::Changed(after) => {
-            write_down(transaction, asked, &after).await?;
-            Ok(Acted::Changed(after))
+    let acted = Acted::from(applied);
+    if let Acted::Changed(after) = &acted {
+        write_down(transaction, asked, after).await?;
+    }
+    Ok(acted)
+}
+
+impl From<Applied> for Acted {
+    fn from(applied: Applied) -> Self {
+        let (Some(before), Some(decision)) = (applied.before, applied.decision) else {
+            return Self::UnknownTask;
+        };
+        match decision.verdict {
+            Verdict::Changed(after) => Self::Changed(after),
+            Verdict::Unchanged => Self::Unchanged(Box::new(before)),
+            Verdict::Refused(refusal) => Self::Refused(refusal),
         }
-        Verdict::Unchanged => Ok(Acted::Unchanged(Box::new(before))),
-        Verdict::Refused(refusal) => Ok(Acted::Refused(refusal)),
     }
 }
 

@@ -1,17 +1,20 @@
 //! What must hold: at every start of a handler, and when the world has come to rest (design 10).
 
+use switchyard_common::contract::answer::Answer;
 use switchyard_common::contract::assignment::AttemptKey;
 use switchyard_common::contract::ids::{AgentRef, SessionId};
 use switchyard_common::contract::report::Outcome;
 use switchyard_common::contract::report::ReportBody;
 use switchyard_common::failure::FailureKind;
 use switchyard_common::task::{AttemptOutcome, Effect, Input, Refusal, Status, Task, Verdict};
+use switchyard_dispatcher::intake::command::EventKey;
 use switchyard_dispatcher::schedule::{TaskView, waiting_on};
 use switchyard_dispatcher::store::Applied;
 
 use super::agenda::Millis;
 use super::broker::{Body, Message};
 use super::ledger::Run;
+use super::people::DEADLY_SOURCE;
 use super::scenario::LOST_AFTER_MS;
 use super::world::World;
 
@@ -153,6 +156,41 @@ impl World {
         }
     }
 
+    /// Copies of an accepted event get the same answer again, and only what is deadly is taken for poison.
+    pub(super) fn check_event_answer(&mut self, key: &EventKey, answer: &Answer) {
+        if let Answer::Rejected(rejected) = answer
+            && (rejected.code == FailureKind::Poison) != (key.source == DEADLY_SOURCE)
+        {
+            self.store
+                .violated(format!("D4: event {} of {} is refused: {}", key.id, key.source, rejected.message));
+        }
+        let before = self.people.answered.insert(key.clone(), answer.clone());
+        if let Some(before @ Answer::Accepted(_)) = before
+            && before != *answer
+        {
+            self.store.violated(format!("H: the copies of event {} got different answers", key.id));
+        }
+    }
+
+    /// Every event has its effect, or a letter that says why not; and whoever published it was told which.
+    fn events_open(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for key in &self.people.published {
+            match self.people.answered.get(key) {
+                None => found.push(format!("design 5: nobody was told what came of event {}", key.id)),
+                Some(Answer::Accepted(_)) => {}
+                // Copies may be refused for different reasons: the first one is the letter's.
+                Some(Answer::Rejected(_)) => {
+                    let letter = self.store.letter_of_event(key);
+                    if letter.is_none_or(|letter| letter.failure.is_none() || letter.copies == 0) {
+                        found.push(format!("invariant 9: event {} was refused without a letter", key.id));
+                    }
+                }
+            }
+        }
+        found
+    }
+
     /// Holds the loss of an agent against what the broker has taken of it (protocol C1). Whoever may declare losses has heard
     /// everything for a full lost-timeout, save what was on its way just now.
     pub(super) fn check_lost(&mut self, agent: &AgentRef, session: SessionId) {
@@ -194,6 +232,7 @@ impl World {
             && put_down
             && self.ledger.alive.is_empty()
             && self.queues_left().is_empty()
+            && self.events_open().is_empty()
     }
 
     fn copies(&self, key: &AttemptKey) -> u32 {
@@ -235,8 +274,14 @@ impl World {
         let lost = lost.map(|key| format!("the nacked delivery of {key} has no letter"));
         let missing = self.people.submitted - self.store.tasks.len() as u64;
         let missing = (missing > 0).then(|| format!("{missing} submitted tasks are not stored"));
-        let all: Vec<String> =
-            waiting.chain(letters).chain(hands).chain(queues).chain(lost).chain(missing).collect();
+        let all: Vec<String> = waiting
+            .chain(letters)
+            .chain(hands)
+            .chain(queues)
+            .chain(lost)
+            .chain(missing)
+            .chain(self.events_open())
+            .collect();
         format!("invariant 2: no rest: {}", all.join("; "))
     }
 

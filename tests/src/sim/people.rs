@@ -1,8 +1,10 @@
 //! Upstream and operators: they submit, approve, discard, cancel and resolve, and send some of it twice.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use serde_json::json;
+use switchyard_common::contract::answer::Answer;
 use switchyard_common::contract::event::{TaskApproved, TaskCancelRequested, TaskDiscarded};
 use switchyard_common::contract::ids::{Digest, TaskId, WorkspaceId};
 use switchyard_common::task::{Input, ResolveTo, Status};
@@ -20,6 +22,8 @@ pub enum PeopleEvent {
     Submit(u64),
     /// Somebody looks at what waits for people.
     Look,
+    /// An event is published that kills whoever handles it.
+    Deadly,
     /// Somebody cancels the task with this number.
     Cancel {
         /// Which.
@@ -35,7 +39,14 @@ pub struct People {
     sent: u64,
     /// Tasks that were published.
     pub submitted: u64,
+    /// Events that were published.
+    pub published: BTreeSet<EventKey>,
+    /// What came of each, as far as somebody was told.
+    pub answered: BTreeMap<EventKey, Answer>,
 }
+
+/// Whoever handles an event of this source dies of it.
+pub const DEADLY_SOURCE: &str = "deadly";
 
 /// Operators look this often, in milliseconds.
 const LOOK_EVERY_MS: (u64, u64) = (1_500, 5_000);
@@ -51,6 +62,10 @@ impl World {
             }
         }
         self.plan(1_000, Event::People(PeopleEvent::Look));
+        if self.dice.chance(self.scenario.deadly_per_mille) {
+            let wait = self.dice.below(self.scenario.calm_at / 2);
+            self.plan(wait, Event::People(PeopleEvent::Deadly));
+        }
     }
 
     pub(super) fn people_event(&mut self, event: PeopleEvent) {
@@ -63,20 +78,34 @@ impl World {
                 self.plan(wait, Event::People(PeopleEvent::Look));
             }
             PeopleEvent::Cancel { task, force } => self.cancel_task(task, force),
+            PeopleEvent::Deadly => {
+                let Ok(task_id) = task_id(0) else { return };
+                let asked = TaskCancelRequested { task_id, requested_by: "eve".to_owned(), force: None };
+                self.publish_event(
+                    DEADLY_SOURCE,
+                    "switchyard.task.cancel_requested.v1",
+                    Command::Cancel(asked),
+                );
+            }
         }
     }
 
     /// Publishes an event, sometimes twice.
     fn upstream(&mut self, event_type: &'static str, command: Command) {
+        self.publish_event("upstream", event_type, command);
+    }
+
+    fn publish_event(&mut self, source: &str, event_type: &'static str, command: Command) {
         self.people.sent += 1;
         let id = format!("event-{}", self.people.sent);
         let event = Rc::new(Admitted {
-            key: EventKey { source: "upstream".to_owned(), id: id.clone() },
+            key: EventKey { source: source.to_owned(), id: id.clone() },
             event_type,
             body_hash: Digest::of(id.as_bytes()),
             traceparent: None,
             command,
         });
+        self.people.published.insert(event.key.clone());
         let copies = if self.dice.chance(150) { 2 } else { 1 };
         for _ in 0..copies {
             let message = Message::new(&self.exchanges.events, event_type, Body::Event(Rc::clone(&event)));
@@ -182,7 +211,9 @@ impl World {
             self.ledger.overridden.insert(row.task.workspace.clone());
         }
         let to = if self.dice.chance(500) { ResolveTo::Succeeded } else { ResolveTo::Failed };
-        let override_reason = takes_risk.then(|| "the machine burnt down".to_owned());
+        // What its own agent, well and heard, has no more is over, whatever became of its report.
+        let is_gone = self.store.open_attempt(task_id).is_some_and(|row| row.unlisted > 2);
+        let override_reason = (takes_risk || is_gone).then(|| "the machine burnt down".to_owned());
         let input = Input::Resolve { by: "eve".to_owned(), to, session_over, override_reason };
         let named = Named { task_id: task_id.clone(), attempt: None, input };
         let now = self.now();

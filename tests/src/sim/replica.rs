@@ -4,9 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use switchyard_common::contract::answer::Answer;
 use switchyard_common::contract::assignment::AttemptKey;
 use switchyard_common::contract::ids::ReplicaId;
 use switchyard_dispatcher::control::Told;
+use switchyard_dispatcher::intake::command::EventKey;
 use switchyard_dispatcher::presence::beat::Beat;
 use switchyard_dispatcher::presence::judge::Judge;
 use switchyard_dispatcher::presence::settled::Settled;
@@ -47,6 +49,10 @@ pub enum ReplicaEvent {
 pub enum Action {
     /// A delivery is done with.
     Ack(ConnId, Tag),
+    /// A delivery is refused.
+    Nack(ConnId, Tag),
+    /// Whoever published an event is told what came of it.
+    Answer(EventKey, Box<Answer>),
     /// An agent is told something.
     Tell(Box<Told>),
     /// Assignments are to be published.
@@ -336,6 +342,12 @@ impl World {
                         self.send(conn, ToBroker::Ack(tag));
                     }
                 }
+                Action::Nack(conn, tag) => {
+                    if self.replicas[replica].consume == Some(conn) {
+                        self.send(conn, ToBroker::Nack(tag));
+                    }
+                }
+                Action::Answer(key, answer) => self.check_event_answer(&key, &answer),
                 Action::Tell(told) => self.tell(replica, *told),
                 Action::Route(jobs) => self.route(replica, jobs),
             }

@@ -74,6 +74,8 @@ pub struct Scenario {
     pub lost_settle_per_mille: u64,
     /// So many of a thousand approved assignments carry other inputs than those that were approved.
     pub wrong_inputs_per_mille: u64,
+    /// In so many of a thousand runs an event kills whoever handles it.
+    pub deadly_per_mille: u64,
     /// So many of a thousand acts after a commit are late.
     pub late_act_per_mille: u64,
 }
@@ -107,6 +109,7 @@ impl Scenario {
             crash_after_commit_per_mille: storm * 3,
             late_act_per_mille: storm * 12,
             lost_settle_per_mille: storm * 8,
+            deadly_per_mille: storm * 40,
             wrong_inputs_per_mille: storm * 10,
         })
     }

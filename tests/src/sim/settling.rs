@@ -4,18 +4,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use switchyard_common::contract::answer::Answer;
 use switchyard_common::contract::assignment::AgentMessage;
 use switchyard_common::contract::report::{Claim, Outcome, OutcomeBatch, Report, ReportBody};
 use switchyard_common::contract::routing::parse_report_key;
+use switchyard_common::failure::FailureKind;
 use switchyard_common::task::{Input, Reporter};
 use switchyard_dispatcher::control::{answer_to_beat, orders_of};
+use switchyard_dispatcher::intake::command::{Admitted, Rejection, Verdict};
+use switchyard_dispatcher::intake::deliveries::{Handling, handling, in_turn};
 use switchyard_dispatcher::presence::beat::{Beat, newest};
-use switchyard_dispatcher::presence::sessions::Verdict;
+use switchyard_dispatcher::presence::sessions;
 use switchyard_dispatcher::settle::manifest::{Verified, verify};
 use switchyard_dispatcher::settle::outcome::{admitted, manifest};
 use switchyard_dispatcher::store::{Applied, Named};
 
 use super::broker::{Body, Message, Tag};
+use super::people::DEADLY_SOURCE;
 use super::replica::{Action, Held, STORE_WAIT_MS};
 use super::scenario::LOST_AFTER_MS;
 use super::wire::ConnId;
@@ -104,6 +109,9 @@ impl World {
                 matters.entry(matter(&held.message)).or_default().push(held);
             }
         }
+        let (now, later) = now_and_later(matters.remove(&Matter::Event).unwrap_or_default());
+        matters.insert(Matter::Event, now);
+        self.replicas[replica].held.extend(later);
         for (matter, held) in matters {
             // The process may have ended in the transaction before.
             if self.replicas[replica].life != life {
@@ -117,8 +125,14 @@ impl World {
     }
 
     fn deal(&mut self, replica: usize, matter: Matter, held: Vec<Held>) {
+        if held.iter().any(|held| is_deadly(&held.message)) {
+            self.log(|| format!("replica {replica} dies of an event"));
+            self.crash_replica(replica);
+            return;
+        }
+        let mut follow = Vec::new();
         let (applied, waits) = match matter {
-            Matter::Event => self.store_events(replica, &held),
+            Matter::Event => self.store_events(replica, &held, &mut follow),
             Matter::Outcome => self.settle_outcomes(replica, &held),
             Matter::Start => (self.settle_starts(replica, &held), BTreeSet::new()),
             Matter::Letter => {
@@ -136,7 +150,10 @@ impl World {
             return;
         }
         let mut actions = self.orders(&applied);
-        actions.extend(done.into_iter().map(|held| Action::Ack(held.conn, held.tag)));
+        let refused: BTreeSet<Tag> = follow.iter().filter_map(refused_tag).collect();
+        let acked = done.into_iter().filter(|held| !refused.contains(&held.tag));
+        actions.extend(acked.map(|held| Action::Ack(held.conn, held.tag)));
+        actions.append(&mut follow);
         if changed || matter == Matter::Event {
             self.wake(replica);
         }
@@ -144,19 +161,43 @@ impl World {
     }
 
     /// Events, each with its effect once. What names a task that may be about to appear waits for a while.
-    fn store_events(&mut self, replica: usize, held: &[Held]) -> (Vec<Applied>, BTreeSet<Tag>) {
+    fn store_events(
+        &mut self,
+        replica: usize,
+        held: &[Held],
+        follow: &mut Vec<Action>,
+    ) -> (Vec<Applied>, BTreeSet<Tag>) {
         let (now, number) = (self.now(), self.replicas[replica].number);
         let (mut applied, mut waits) = (Vec::new(), BTreeSet::new());
         for one in held {
             let Body::Event(event) = &one.message.body else { continue };
-            let outcomes = self.store.admit(now, number, &mut self.dice, event);
-            let unknown = outcomes.iter().any(|outcome| outcome.before.is_none());
-            if unknown && now < one.since + HELD_MAX_MS {
-                waits.insert(one.tag);
+            if handling(one.message.deliveries) == Handling::Poison {
+                let rejection = Rejection::new(FailureKind::Poison, "it came back too often", "look at it");
+                self.reject(one, event, &rejection, follow);
+                continue;
             }
+            let (outcomes, verdict) = self.store.admit(now, number, &mut self.dice, event);
             applied.extend(outcomes);
+            match verdict {
+                Verdict::Accepted(answer) => {
+                    follow.push(Action::Answer(event.key.clone(), Box::new(Answer::Accepted(answer))));
+                }
+                Verdict::Hold(_) if now < one.since + HELD_MAX_MS => drop(waits.insert(one.tag)),
+                Verdict::Hold(rejection) | Verdict::Rejected(rejection) => {
+                    self.reject(one, event, &rejection, follow);
+                }
+            }
         }
         (applied, waits)
+    }
+
+    /// The failure is recorded with the commit; the answer and the nack follow it.
+    fn reject(&mut self, held: &Held, event: &Admitted, rejection: &Rejection, follow: &mut Vec<Action>) {
+        let now = self.now();
+        self.store.record_rejection(now, &event.key, rejection);
+        let answer = Answer::Rejected(rejection.answer(Some(&event.key.id)));
+        follow.push(Action::Answer(event.key.clone(), Box::new(answer)));
+        follow.push(Action::Nack(held.conn, held.tag));
     }
 
     fn settle_starts(&mut self, replica: usize, held: &[Held]) -> Vec<Applied> {
@@ -253,6 +294,9 @@ impl World {
             {
                 self.store.record_copy(now, &work.task_id, work.attempt);
             }
+            if let Body::Event(event) = &one.message.body {
+                self.store.record_event_copy(now, &event.key);
+            }
         }
     }
 
@@ -278,19 +322,40 @@ impl World {
             self.log(|| {
                 format!("replica {replica} hears {} of {}: {verdict:?}", beat.presence.sequence, beat.agent)
             });
-            match verdict {
-                Verdict::NewSession { .. } => self.wake(replica),
-                Verdict::SessionOver
-                | Verdict::Fresh
-                | Verdict::Stale
-                | Verdict::ForeignSession
-                | Verdict::PoolRevoked
-                | Verdict::UnknownPool => {}
+            if matches!(verdict, sessions::Verdict::NewSession { .. }) {
+                self.wake(replica);
             }
             let told = answer_to_beat(beat, verdict, self.store.epoch);
             actions.extend(told.map(|told| Action::Tell(Box::new(told))));
         }
         self.after_commit(replica, actions);
+    }
+}
+
+/// Of the events in hand, those that are handled now, in one transaction; the others have theirs when these are acked (protocol D4).
+fn now_and_later(held: Vec<Held>) -> (Vec<Held>, Vec<Held>) {
+    let (alone, together): (Vec<Held>, Vec<Held>) =
+        held.into_iter().partition(|held| handling(held.message.deliveries) >= Handling::Alone);
+    let mut later = in_turn(alone, |held| held.message.deliveries);
+    if together.is_empty() && !later.is_empty() {
+        let first = later.remove(0);
+        return (vec![first], later);
+    }
+    (together, later)
+}
+
+/// Whether whoever handles a message dies of it.
+fn is_deadly(message: &Message) -> bool {
+    let Body::Event(event) = &message.body else { return false };
+    message.died_in.is_none()
+        && event.key.source == DEADLY_SOURCE
+        && handling(message.deliveries) != Handling::Poison
+}
+
+fn refused_tag(action: &Action) -> Option<Tag> {
+    match action {
+        Action::Nack(_, tag) => Some(*tag),
+        Action::Ack(..) | Action::Answer(..) | Action::Tell(_) | Action::Route(_) => None,
     }
 }
 

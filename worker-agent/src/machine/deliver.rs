@@ -40,7 +40,7 @@ impl Machine {
             self.note_key(work.key(), Some(work.workspace_id), what);
             return;
         }
-        match self.judge(&work) {
+        match self.judge(now, &work) {
             Arrival::Drop(what) => {
                 self.emit(Effect::Ack(tag));
                 self.note_key(work.key(), Some(work.workspace_id), what);
@@ -53,7 +53,7 @@ impl Machine {
         }
     }
 
-    fn judge(&mut self, work: &Assignment) -> Arrival {
+    fn judge(&mut self, now: Now, work: &Assignment) -> Arrival {
         if work.agent != self.settings.agent.agent || work.pool != self.settings.agent.pool {
             return Arrival::Drop(What::Misrouted);
         }
@@ -65,7 +65,7 @@ impl Machine {
             );
             return Arrival::Refuse(NotStarted::OtherSession);
         }
-        self.epoch = work.epoch;
+        self.learn_epoch(now, work.epoch);
         if work.session != self.session {
             return Arrival::Refuse(NotStarted::OtherSession);
         }

@@ -18,7 +18,7 @@ impl Machine {
             self.note(What::StaleEpoch { epoch: control.epoch });
             return;
         }
-        self.epoch = control.epoch;
+        self.learn_epoch(now, control.epoch);
         match control.order {
             Order::Go { key, nonce } => self.go(now, key, nonce),
             Order::NoGo { key, nonce, reason } => self.no_go(now, &key, nonce, reason),

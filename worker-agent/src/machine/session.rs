@@ -42,6 +42,14 @@ impl Machine {
         }
     }
 
+    /// A newer restore epoch: what was given to this agent before it, and has not started, never will (protocol G).
+    pub(super) fn learn_epoch(&mut self, now: Now, epoch: i64) {
+        if epoch > self.epoch {
+            self.epoch = epoch;
+            self.refuse_unstarted(now, NotStarted::OtherSession);
+        }
+    }
+
     /// Their work is given to others; only a step that is not repeatable runs on, because half of it would be worse.
     fn stop_repeatable_of(&mut self, session: SessionId) {
         for attempt in self.running(|work| work.repeatable && work.session == session) {

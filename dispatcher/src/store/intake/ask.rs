@@ -49,15 +49,21 @@ impl Batch<'_> {
     ) -> Result<Verdict, StoreError> {
         let detail = json!({ "comment": comment, "event": event.key.id, "source": event.key.source });
         let asked = Asked { task_id: task_id.clone(), act, by: by.to_owned(), detail };
-        Ok(match act_in(self.db, self.transaction, &asked).await? {
-            Acted::Changed(after) => {
-                self.pools.insert(after.task.pool.clone());
-                Verdict::Accepted(accepted(event, &after))
-            }
-            Acted::Unchanged(before) => Verdict::Accepted(accepted(event, &before)),
-            Acted::Refused(refusal) => Verdict::Rejected(rejection(task_id, &refusal)),
-            Acted::UnknownTask => Verdict::Hold(unknown_task(task_id)),
-        })
+        let acted = act_in(self.db, self.transaction, &asked).await?;
+        if let Acted::Changed(after) = &acted {
+            self.pools.insert(after.task.pool.clone());
+        }
+        Ok(answer_to_act(event, task_id, &acted))
+    }
+}
+
+/// What whoever asked for an act is told. Pure.
+#[must_use]
+pub fn answer_to_act(event: &Admitted, task_id: &TaskId, acted: &Acted) -> Verdict {
+    match acted {
+        Acted::Changed(subject) | Acted::Unchanged(subject) => Verdict::Accepted(accepted(event, subject)),
+        Acted::Refused(refusal) => Verdict::Rejected(rejection(task_id, refusal)),
+        Acted::UnknownTask => Verdict::Hold(unknown_task(task_id)),
     }
 }
 

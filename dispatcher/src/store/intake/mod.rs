@@ -8,6 +8,8 @@ mod remember;
 mod submit;
 mod workspaces;
 
+pub use ask::answer_to_act;
+
 use std::collections::BTreeSet;
 
 use switchyard_common::contract::ids::PoolId;

@@ -34,13 +34,15 @@ pub struct Message {
     pub body: Body,
     /// The queue that it was dead-lettered from.
     pub died_in: Option<Rc<str>>,
+    /// How often it was handed out before, and came back.
+    pub deliveries: u64,
 }
 
 impl Message {
     /// A message on its way to `exchange`.
     #[must_use]
     pub fn new(exchange: &Rc<str>, key: &str, body: Body) -> Self {
-        Self { exchange: Rc::clone(exchange), key: key.into(), body, died_in: None }
+        Self { exchange: Rc::clone(exchange), key: key.into(), body, died_in: None, deliveries: 0 }
     }
 }
 

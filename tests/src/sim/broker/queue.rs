@@ -125,7 +125,8 @@ impl Queue {
         let Some(index) = self.consumers.iter().position(|consumer| consumer.conn == conn) else {
             return false;
         };
-        let left = self.consumers.remove(index);
+        let mut left = self.consumers.remove(index);
+        left.unacked.values_mut().for_each(|stored| stored.message.deliveries += 1);
         self.turn = 0;
         match rearrange {
             Rearrange::Back => self.ready.extend(left.unacked.into_values()),

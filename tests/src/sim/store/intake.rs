@@ -3,8 +3,10 @@
 use switchyard_common::contract::answer::Accepted;
 use switchyard_common::contract::ids::{TaskId, WorkspaceId};
 use switchyard_common::task::Input;
-use switchyard_dispatcher::intake::command::{Admitted, Command, NewTask};
+use switchyard_dispatcher::intake::command::{Admitted, Command, NewTask, Verdict};
 use switchyard_dispatcher::intake::new_task::new_task;
+use switchyard_dispatcher::store::act::Acted;
+use switchyard_dispatcher::store::intake::answer_to_act;
 use switchyard_dispatcher::store::{Applied, Named};
 
 use super::tables::{Store, TaskRow, WorkspaceRow, clock};
@@ -13,49 +15,56 @@ use crate::sim::dice::Dice;
 
 impl Store {
     /// Stores one event, unless it was stored before.
-    pub fn admit(&mut self, now: Millis, replica: usize, dice: &mut Dice, event: &Admitted) -> Vec<Applied> {
+    pub fn admit(
+        &mut self,
+        now: Millis,
+        replica: usize,
+        dice: &mut Dice,
+        event: &Admitted,
+    ) -> (Vec<Applied>, Verdict) {
         let id = (event.key.source.clone(), event.key.id.clone());
-        if self.events.contains_key(&id) {
-            return Vec::new();
+        if let Some(answer) = self.events.get(&id) {
+            return (Vec::new(), Verdict::Accepted(answer.clone()));
         }
-        let outcomes = match &event.command {
+        let accepted = |task_id: Option<&TaskId>| {
+            Verdict::Accepted(Accepted {
+                event_id: event.key.id.clone(),
+                task_id: task_id.cloned(),
+                status: None,
+                artifact_digest: None,
+                note: None,
+            })
+        };
+        let (outcomes, verdict) = match &event.command {
             Command::Register(registered) => {
                 let row = WorkspaceRow { pool: registered.pool.clone(), next_position: 1 };
                 self.workspaces.entry(registered.workspace_id.clone()).or_insert(row);
-                Vec::new()
+                (Vec::new(), accepted(None))
             }
             Command::Submit(new) => {
                 self.submit(now, new);
-                Vec::new()
+                (Vec::new(), accepted(Some(&new.task_id)))
             }
             Command::Approve(asked) => {
                 let input =
                     Input::Approve { by: asked.approved_by.clone(), digest: asked.artifact_digest.clone() };
-                self.ask(now, replica, dice, &asked.task_id, input)
+                self.ask(now, replica, dice, event, (&asked.task_id, input))
             }
             Command::Discard(asked) => {
                 let input = Input::Discard { by: asked.discarded_by.clone() };
-                self.ask(now, replica, dice, &asked.task_id, input)
+                self.ask(now, replica, dice, event, (&asked.task_id, input))
             }
             Command::Cancel(asked) => {
                 let force = asked.force.unwrap_or(false);
                 let input = Input::Cancel { by: asked.requested_by.clone(), force };
-                self.ask(now, replica, dice, &asked.task_id, input)
+                self.ask(now, replica, dice, event, (&asked.task_id, input))
             }
         };
         // Rejected events are not remembered.
-        let changed = outcomes.first().is_none_or(|outcome| outcome.after().is_some());
-        if changed {
-            let answer = Accepted {
-                event_id: event.key.id.clone(),
-                task_id: None,
-                status: None,
-                artifact_digest: None,
-                note: None,
-            };
-            self.events.insert(id, answer);
+        if let Verdict::Accepted(answer) = &verdict {
+            self.events.insert(id, answer.clone());
         }
-        outcomes
+        (outcomes, verdict)
     }
 
     fn ask(
@@ -63,10 +72,14 @@ impl Store {
         now: Millis,
         replica: usize,
         dice: &mut Dice,
-        task: &TaskId,
-        input: Input,
-    ) -> Vec<Applied> {
-        self.apply(now, replica, dice, &[Named { task_id: task.clone(), attempt: None, input }])
+        event: &Admitted,
+        (task, input): (&TaskId, Input),
+    ) -> (Vec<Applied>, Verdict) {
+        let applied =
+            self.apply(now, replica, dice, &[Named { task_id: task.clone(), attempt: None, input }]);
+        let acted = applied.first().map_or(Acted::UnknownTask, |applied| Acted::from(applied.clone()));
+        let verdict = answer_to_act(event, task, &acted);
+        (applied, verdict)
     }
 
     fn submit(&mut self, now: Millis, new: &NewTask) {

@@ -2,9 +2,14 @@
 
 use switchyard_common::contract::ids::TaskId;
 use switchyard_common::failure::{Failure, FailureKind};
+use switchyard_dispatcher::intake::command::{EventKey, Rejection};
 
 use super::tables::Store;
 use crate::sim::agenda::Millis;
+
+fn event_key(key: &EventKey) -> String {
+    format!("event:{}#{}", key.source, key.id)
+}
 
 /// A dead letter.
 #[derive(Debug, Clone)]
@@ -56,6 +61,24 @@ impl Store {
         let letter = self.letter(now, attempt_key(task, attempt));
         letter.copies += 1;
         letter.complete |= letter.failure.is_some();
+    }
+
+    /// The broker's half of an event's letter.
+    pub fn record_event_copy(&mut self, now: Millis, key: &EventKey) {
+        let letter = self.letter(now, event_key(key));
+        letter.copies += 1;
+        letter.complete |= letter.failure.is_some();
+    }
+
+    /// The failure half of an event's letter.
+    pub fn record_rejection(&mut self, now: Millis, key: &EventKey, rejection: &Rejection) {
+        self.record_failure(now, event_key(key), &rejection.failure(), true);
+    }
+
+    /// The letter of an event.
+    #[must_use]
+    pub fn letter_of_event(&self, key: &EventKey) -> Option<&Letter> {
+        self.letters.get(&event_key(key))
     }
 
     /// The letter of an attempt.

@@ -129,6 +129,16 @@ fn an_assignment_of_an_older_epoch_is_refused_and_reports_carry_the_newest() {
 }
 
 #[test]
+fn what_waits_or_asks_when_a_newer_epoch_is_heard_of_never_starts() {
+    let mut rig = Rig::heard();
+    let asking = Assignment { epoch: 4, ..rig.once(1) };
+    rig.deliver(&asking);
+    let (_, came) = rig.deliver(&Assignment { epoch: 5, ..rig.work(2) });
+    assert_eq!(came.refusals(), [NotStarted::OtherSession]);
+    assert_eq!(came.started().len(), 1, "what carries the newer one starts");
+}
+
+#[test]
 fn an_assignment_for_another_agent_or_handler_never_runs() {
     let mut rig = Rig::heard();
     let (tag, came) = rig.deliver(&Assignment { agent: AgentId::new("other").unwrap(), ..rig.work(1) });
