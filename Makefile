@@ -51,7 +51,7 @@ load: toolchain ## 20,000 no-op tasks over 500 workspaces, beside the raw three-
 	@cargo build --locked --release --bin dispatcher --bin worker-agent --bin load
 	@$(SERVICES) with target/release/load
 
-mutants: toolchain ## remove each listed guard in turn: its test must fail
+mutants: toolchain ## remove each listed guard in turn, in a copy: a seed or its test must fail (some: tests/mutants/run WORD)
 	@tests/mutants/run
 
 contract: toolchain ## write docs/contract (JSON Schemas, AsyncAPI) from the Rust types

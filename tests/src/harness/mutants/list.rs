@@ -76,7 +76,7 @@ impl Mutant {
     /// Whether its test needs a broker and a database: all do but unit tests and what is known to do without.
     #[must_use]
     pub fn needs_services(&self) -> bool {
-        let alone = ["--lib", "--test simulation", "--test fairness", "--test pure_modules"];
+        let alone = ["--lib", "--test simulation", "--test pure_modules"];
         !alone.iter().any(|without| self.check.contains(without))
     }
 }
