@@ -195,6 +195,8 @@ impl World {
     /// everything for a full lost-timeout, save what was on its way just now.
     pub(super) fn check_lost(&mut self, agent: &AgentRef, session: SessionId) {
         const ON_ITS_WAY_MS: Millis = 6_000;
+        // What was settled up to half a lost-timeout ago is good enough, and some on top for what is on its way.
+        const UNREAD_MAX_MS: Millis = LOST_AFTER_MS / 2 + 3_000;
         let now = self.now();
         let sign = self.ledger.signs.get(agent).filter(|(of, _)| *of == session).map(|(_, at)| *at);
         if let Some(at) = sign.filter(|at| at + LOST_AFTER_MS > now + ON_ITS_WAY_MS) {
@@ -210,7 +212,7 @@ impl World {
             false
         };
         let unread = self.broker.waiting_since(&self.namespace.outcomes_queue(), is_outcome);
-        if let Some(at) = unread.filter(|at| at + ON_ITS_WAY_MS < now) {
+        if let Some(at) = unread.filter(|at| at + UNREAD_MAX_MS < now) {
             self.store.violated(format!(
                 "C1: {agent} is declared lost while its outcome waits unread since {at} ms"
             ));
