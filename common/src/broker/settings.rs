@@ -97,6 +97,9 @@ impl BrokerConfig {
     /// The URL in the form of the client library, with the heartbeat in it.
     pub(super) fn uri(&self) -> Result<AMQPUri, BrokerConfigError> {
         let refused = || BrokerConfigError::Url { url: self.masked_url() };
+        if !names_a_host(self.url.expose()) {
+            return Err(refused());
+        }
         let mut uri: AMQPUri = self.url.expose().parse().map_err(|_| refused())?;
         if let Some(host) = bracketed_host(self.url.expose()) {
             // The library's parser turns an IPv6 literal into "localhost".
@@ -107,6 +110,15 @@ impl BrokerConfig {
         uri.query.heartbeat = Some(heartbeat.ok_or(BrokerConfigError::Heartbeat { given_seconds: seconds })?);
         Ok(uri)
     }
+}
+
+/// Whether the URL says where the broker is. The library's parser takes one that does not, such as `amqp:/user:password@host/v`, for
+/// "localhost" with a virtual host of that name, and would send the password to it in clear.
+fn names_a_host(url: &str) -> bool {
+    let Some((_, rest)) = url.split_once("://") else { return false };
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
+    !place.is_empty() && !place.starts_with(':')
 }
 
 /// The address between brackets of a URL with an IPv6 literal.
@@ -130,6 +142,26 @@ mod tests {
         let error = config.check().unwrap_err();
         let shown = format!("{config:?} {error} {error:?} {}", config.masked_url());
         assert!(!shown.contains("hunter2"), "{shown}");
+    }
+
+    #[test]
+    fn a_url_that_does_not_say_where_the_broker_is_is_refused() {
+        for url in [
+            "amqp:/u:p@host/v",
+            "amqp:u:p@host",
+            "amqp://",
+            "amqp:///v",
+            "amqp://u:p@/v",
+            "amqp://:5672/v",
+            "amqp://u:p@:5672",
+        ] {
+            assert!(matches!(config(url).check(), Err(BrokerConfigError::Url { .. })), "{url}");
+        }
+        for url in
+            ["amqp://host", "amqp://u:p@host/v", "amqps://u:p@[::1]:5671/v", "amqp://host:5672?heartbeat=3"]
+        {
+            config(url).check().unwrap();
+        }
     }
 
     #[test]
