@@ -141,6 +141,7 @@ async fn run_parts(context: &Context, shutdown: &Shutdown) -> Result<(), ServeEr
     supervise(&mut parts, "dead_letters", context, shutdown, dead_letters::run::run);
     supervise(&mut parts, "intake", context, shutdown, intake::run::run);
     supervise(&mut parts, "presence", context, shutdown, presence::run::run);
+    supervise(&mut parts, "retire", context, shutdown, presence::retire::run);
     supervise(&mut parts, "sweep", context, shutdown, sweep::run::run);
     Ok(parts.run().await?)
 }

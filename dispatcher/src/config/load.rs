@@ -68,6 +68,11 @@ impl Config {
                     }
                 },
             ),
+            agent_retire_after: loader.checked(
+                key("agents.retire_after", "SWITCHYARD_AGENT_RETIRE_AFTER"),
+                defaults.agent_retire_after,
+                |after| if after.is_zero() { Err("must be more than 0s".to_owned()) } else { Ok(()) },
+            ),
             run_timeout_grace: loader.value(
                 key("agents.run_timeout_grace", "SWITCHYARD_RUN_TIMEOUT_GRACE"),
                 defaults.run_timeout_grace,

@@ -37,6 +37,8 @@ pub struct Config {
     pub database_connections_max: usize,
     /// Silence after which an agent is lost (design 7).
     pub agent_lost_after: Duration,
+    /// An agent of which nothing was heard for this long is retired: its queue is emptied and deleted.
+    pub agent_retire_after: Duration,
     /// Time on top of a run timeout before the dispatcher revokes.
     pub run_timeout_grace: Duration,
     /// Whether a pool that nobody has registered may come into being by an event or a hello.
@@ -56,6 +58,9 @@ pub struct Config {
     /// Kinds beside the built-in ones, or in their place.
     pub kinds: Vec<Kind>,
 }
+
+/// Days without a hello after which an agent is retired, unless configured.
+pub const RETIRE_AFTER_DAYS_DEFAULT: u32 = 7;
 
 impl Config {
     /// The port of the HTTP API when none is configured.
@@ -88,6 +93,7 @@ impl Config {
             http_token: None,
             database_connections_max: 16,
             agent_lost_after: Duration::from_secs(20),
+            agent_retire_after: RETIRE_AFTER_DAYS_DEFAULT * DAY,
             run_timeout_grace: Duration::from_secs(30),
             allow_new_pools: true,
             hold_events_for: Duration::from_secs(3),

@@ -33,9 +33,6 @@ pub async fn store(db: &Db, beats: &[Beat], rules: Rules) -> Result<(Vec<Verdict
         .collect();
     let margin = rules.lost_after / MARGINS_PER_LOST_TIMEOUT_COUNT;
     presence::compare_in_hand(db, &accepted, margin, rules.silence_counts).await?;
-    // An uncertain attempt belongs to a session that has ended, so those that are refused are asked as well.
-    let all: Vec<&Beat> = beats.iter().collect();
-    presence::note_uncertain(db, &all).await?;
     Ok((verdicts, epoch))
 }
 

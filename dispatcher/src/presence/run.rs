@@ -7,6 +7,7 @@ use switchyard_common::broker::{
     ConsumerEvent, ConsumerStream, Incoming, Message, Outgoing, Properties, Subscription, declare,
     queue_counts,
 };
+use switchyard_common::contract::control::{Control, Order};
 use switchyard_common::contract::ids::{IdError, ReplicaId};
 use switchyard_common::contract::routing::canary_key;
 use switchyard_common::contract::topology::Namespace;
@@ -21,10 +22,10 @@ use super::judge::Judge;
 use super::sessions::Verdict;
 use super::{heard, narrate};
 use crate::context::Context;
-use crate::control::{Orders, answer_to_beat};
+use crate::control::{Orders, Told, answer_to_beat};
 use crate::route::decide::REPLICA_STALE_AFTER;
 use crate::store::presence::ReplicaRow;
-use crate::store::{StoreError, presence};
+use crate::store::{StoreError, agents, presence};
 
 /// Signs of life that may wait in memory; the newest are dropped beyond, which the next heartbeat makes good.
 pub const WAITING_MAX_COUNT: u16 = 4_096;
@@ -195,6 +196,7 @@ impl Listener {
         self.ticks = self.ticks.wrapping_add(1);
         if self.ticks.is_multiple_of(TICKS_PER_LOOK_COUNT) {
             self.ask_for_outcomes().await;
+            self.order_drains().await;
         }
         if let Err(why) = self.judge.may_declare(since_boot().unwrap_or(now)) {
             narrate::not_now(why, &mut self.told);
@@ -244,6 +246,18 @@ impl Listener {
         let own = self.context.settled.with(|settled| settled.through());
         if let Ok(now) = since_boot() {
             self.judge.outcomes_told(now, own, &others);
+        }
+    }
+
+    /// Orders go on until the agent says that it drains: one may be lost.
+    async fn order_drains(&self) {
+        let Ok(agents) = agents::to_drain(&self.context.db).await else { return };
+        if agents.is_empty() {
+            return;
+        }
+        let Ok(epoch) = agents::epoch(&self.context.db).await else { return };
+        for to in agents {
+            self.orders.send(Told { to, control: Control { epoch, order: Order::Drain } });
         }
     }
 

@@ -4,6 +4,7 @@
 //! calls the pure transition function, and writes the results with a fence, in one batch each.
 
 pub mod act;
+pub mod agents;
 pub mod apply;
 pub mod artifacts;
 pub mod counts;

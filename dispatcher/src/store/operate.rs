@@ -7,7 +7,6 @@ use switchyard_common::task::{Input, LossReason, Status};
 use super::apply::{Named, apply};
 use super::db::{Db, Transaction};
 use super::error::StoreError;
-use super::presence::STILL_RUNNING_NOTE;
 use super::rows::parsed;
 
 /// The channel on which dispatchers listen for wake-ups of other processes.
@@ -36,13 +35,18 @@ pub(crate) async fn audit(
     Ok(())
 }
 
-/// Whether the session that has an uncertain task is known to be over: superseded, fenced or drained (protocol H). Silence alone
-/// proves nothing.
+/// Whether the process that had an uncertain task is known to have ended (protocol G, H): its session is superseded, or its container
+/// was said to have terminated. Neither silence nor a fence proves that. A process that takes a new session by itself goes on listing
+/// what it runs, so a superseded session counts once the newer one was heard again without listing the attempt.
 pub(crate) async fn session_is_over(transaction: &Transaction, task_id: &TaskId) -> Result<bool, StoreError> {
-    const SQL: &str = "SELECT EXISTS (SELECT 1 FROM tasks t JOIN agent_sessions s ON s.session = t.session \
-        WHERE t.task_id = $1 AND s.end_reason IN ('superseded', 'fenced', 'drained') \
-          AND NOT EXISTS (SELECT 1 FROM task_notes n WHERE n.task_id = t.task_id AND n.what = $2))";
-    let row = transaction.query_one(SQL, &[&task_id.as_str(), &STILL_RUNNING_NOTE]).await?;
+    const SQL: &str = "SELECT EXISTS (SELECT 1 FROM tasks t \
+        JOIN attempts a ON a.task_id = t.task_id AND a.attempt = t.attempts \
+        JOIN agent_sessions s ON s.session = t.session \
+        WHERE t.task_id = $1 AND (s.terminated_at IS NOT NULL OR EXISTS (SELECT 1 FROM agents g \
+            JOIN agent_sessions newer ON newer.session = g.session \
+            WHERE g.pool_id = t.pool_id AND g.agent_id = t.agent_id AND g.session <> t.session \
+              AND g.last_seen > newer.seen_at AND g.last_seen > coalesce(a.listed_at, '-infinity'))))";
+    let row = transaction.query_one(SQL, &[&task_id.as_str()]).await?;
     Ok(row.get(0))
 }
 

@@ -57,7 +57,8 @@ pub(crate) fn pause(row: &Row) -> Option<Pause> {
 
 /// The pool's agents with the open attempts of their current session, derived (incidents 27, 71).
 pub(crate) async fn agents(transaction: &Transaction, pool: &PoolId) -> Result<Vec<AgentView>, StoreError> {
-    const SQL: &str = "SELECT g.agent_id, g.session, g.pod, g.slots, g.credit, g.max_exclusive, g.handlers, g.live, g.draining, \
+    const SQL: &str = "SELECT g.agent_id, g.session, g.pod, g.slots, g.credit, g.max_exclusive, g.handlers, g.live, \
+            g.draining OR g.drain_requested_at IS NOT NULL AS draining, \
             g.paused_at, g.paused_by, g.paused_why, \
             coalesce(o.open, 0)::integer AS open, coalesce(o.open_exclusive, 0)::integer AS open_exclusive \
         FROM agents g LEFT JOIN LATERAL ( \

@@ -42,6 +42,8 @@ pub async fn record(
         }
         let heard: Vec<&Beat> = current_of(beats, &verdicts, &known);
         write_agents(&transaction, &heard).await?;
+        // An uncertain attempt belongs to a session that has ended, so the signs that are refused are looked at as well.
+        note_uncertain(&transaction, beats).await?;
         let epoch = reports::epoch(&transaction).await?;
         Ok((verdicts, epoch))
     })
@@ -113,7 +115,7 @@ fn pool_id(row: &Row) -> Result<PoolId, StoreError> {
     parsed("pool_id", row.get::<_, &str>("pool_id").parse())
 }
 
-fn agent_ref(row: &Row) -> Result<AgentRef, StoreError> {
+pub(crate) fn agent_ref(row: &Row) -> Result<AgentRef, StoreError> {
     Ok(AgentRef { pool: pool_id(row)?, agent: parsed("agent_id", row.get::<_, &str>("agent_id").parse())? })
 }
 
@@ -162,7 +164,11 @@ async fn write_agents(transaction: &Transaction, heard: &[&Beat]) -> Result<(), 
         ON CONFLICT (pool_id, agent_id) DO UPDATE SET session = EXCLUDED.session, sequence = EXCLUDED.sequence, pod = EXCLUDED.pod, \
             node = EXCLUDED.node, version = EXCLUDED.version, slots = EXCLUDED.slots, credit = EXCLUDED.credit, \
             max_exclusive = EXCLUDED.max_exclusive, handlers = EXCLUDED.handlers, draining = EXCLUDED.draining, live = true, \
-            last_seen = EXCLUDED.last_seen";
+            last_seen = EXCLUDED.last_seen, retired_at = NULL, \
+            drain_requested_at = CASE WHEN g.session = EXCLUDED.session THEN g.drain_requested_at END, \
+            drain_requested_by = CASE WHEN g.session = EXCLUDED.session THEN g.drain_requested_by END, \
+            retire_requested_at = CASE WHEN g.session = EXCLUDED.session THEN g.retire_requested_at END, \
+            retire_requested_by = CASE WHEN g.session = EXCLUDED.session THEN g.retire_requested_by END";
     let said = || heard.iter().map(|beat| &beat.presence);
     let handlers: Vec<Value> = said()
         .map(|presence| serde_json::to_value(&presence.handlers))
@@ -264,26 +270,30 @@ const UNLISTED_COUNTED_MAX: i32 = 100;
 /// What is noted of an uncertain task whose agent still runs it (protocol H).
 pub const STILL_RUNNING_NOTE: &str = "its agent reports it running";
 
-/// Notes, once per attempt, that an uncertain task is listed as running by its agent.
-pub async fn note_uncertain(db: &Db, heard: &[&Beat]) -> Result<u64, StoreError> {
-    let running = heard.iter().flat_map(|beat| beat.presence.in_hand.iter().map(move |one| (*beat, one)));
+/// Writes when an uncertain task was last listed as running by its agent, and notes it once per attempt. In the transaction of the sign
+/// of life, so that nobody sees the agent heard and the attempt not listed.
+async fn note_uncertain(transaction: &Transaction, heard: &[Beat]) -> Result<u64, StoreError> {
+    let running = heard.iter().flat_map(|beat| beat.presence.in_hand.iter().map(move |one| (beat, one)));
     let running: Vec<(&Beat, &InHand)> = running.filter(|(_, one)| one.running).collect();
     if running.is_empty() {
         return Ok(0);
     }
-    const SQL: &str = "INSERT INTO task_notes (task_id, at, attempt, what, detail) \
-        SELECT a.task_id, now(), a.attempt, $6, jsonb_build_object('agent', a.agent_id, 'session', a.session) \
-        FROM unnest($1::text[], $2::integer[], $3::uuid[], $4::text[], $5::text[]) l(task_id, attempt, session, pool_id, agent_id) \
-        JOIN attempts a ON a.task_id = l.task_id AND a.attempt = l.attempt AND a.session = l.session AND a.ended_at IS NULL \
-            AND a.pool_id = l.pool_id AND a.agent_id = l.agent_id \
-        JOIN tasks t ON t.task_id = a.task_id AND t.status = 'uncertain' \
+    const SQL: &str = "WITH found AS (SELECT x.task_id, x.attempt \
+            FROM unnest($1::text[], $2::integer[], $3::uuid[], $4::text[], $5::text[]) l(task_id, attempt, session, pool_id, agent_id) \
+            JOIN attempts x ON x.task_id = l.task_id AND x.attempt = l.attempt AND x.session = l.session AND x.ended_at IS NULL \
+                AND x.pool_id = l.pool_id AND x.agent_id = l.agent_id \
+            JOIN tasks t ON t.task_id = x.task_id AND t.status = 'uncertain' \
+            ORDER BY x.task_id, x.attempt FOR NO KEY UPDATE OF x), \
+        listed AS (UPDATE attempts a SET listed_at = now() FROM found f \
+            WHERE a.task_id = f.task_id AND a.attempt = f.attempt RETURNING a.task_id, a.attempt, a.agent_id, a.session) \
+        INSERT INTO task_notes (task_id, at, attempt, what, detail) \
+        SELECT a.task_id, now(), a.attempt, $6, jsonb_build_object('agent', a.agent_id, 'session', a.session) FROM listed a \
         WHERE NOT EXISTS (SELECT 1 FROM task_notes n WHERE n.task_id = a.task_id AND n.attempt = a.attempt AND n.what = $6)";
     let listed = Listed::of(running.iter().map(|(_, one)| *one));
     let pools: Vec<&str> = running.iter().map(|(beat, _)| beat.agent.pool.as_str()).collect();
     let agents: Vec<&str> = running.iter().map(|(beat, _)| beat.agent.agent.as_str()).collect();
-    let connection = db.connection().await?;
-    let statement = connection.prepare_cached(SQL).await?;
-    let noted = connection
+    let statement = transaction.prepare_cached(SQL).await?;
+    let noted = transaction
         .execute(
             &statement,
             &[&listed.tasks, &listed.attempts, &listed.sessions, &pools, &agents, &STILL_RUNNING_NOTE],

@@ -278,6 +278,12 @@ pub struct AgentSummary {
     pub live: bool,
     /// Takes no more work.
     pub draining: bool,
+    /// Who asked that it drains.
+    pub drain_requested_by: Option<String>,
+    /// Who asked that it is retired.
+    pub retire_requested_by: Option<String>,
+    /// When its queue was deleted.
+    pub retired_at: Option<DateTime<Utc>>,
     /// Paused by an operator.
     pub paused: Option<Pause>,
     /// Handlers at the same time.
@@ -315,6 +321,9 @@ pub async fn agents(db: &Db, pool: Option<&str>) -> Result<Vec<AgentSummary>, St
             agent: row.get("agent_id"),
             live: row.get("live"),
             draining: row.get("draining"),
+            drain_requested_by: row.get("drain_requested_by"),
+            retire_requested_by: row.get("retire_requested_by"),
+            retired_at: row.get("retired_at"),
             paused: pass::pause(row),
             slots: row.get("slots"),
             credit: row.get("credit"),

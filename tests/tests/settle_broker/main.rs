@@ -4,4 +4,5 @@
 
 mod presence;
 mod reports;
+mod retire;
 mod stage;

@@ -4,10 +4,14 @@ use std::time::Duration;
 
 use switchyard_common::contract::control::Order;
 use switchyard_common::contract::ids::{AgentId, AgentRef, PoolId, SessionId};
+use switchyard_common::contract::report::Claim;
+use switchyard_common::task::{Refusal, ResolveTo};
 use switchyard_dispatcher::pass;
 use switchyard_dispatcher::presence::heard::{self, Rules, lose_silent};
 use switchyard_dispatcher::presence::replicas::beat_once;
 use switchyard_dispatcher::presence::sessions::Verdict;
+use switchyard_dispatcher::store::act::{Act, Acted, Asked};
+use switchyard_dispatcher::store::agents::{self, AgentAct};
 use switchyard_dispatcher::store::presence::STILL_RUNNING_NOTE;
 use switchyard_dispatcher::store::route::orphaned;
 use switchyard_tests::harness::seed::TaskSeed;
@@ -291,4 +295,63 @@ async fn publishes_of_a_replica_are_taken_over_only_when_its_own_sign_of_life_is
     assert!(orphaned(&other, stale_after).await.unwrap().is_empty(), "it lives again");
     switchyard_dispatcher::store::presence::replica_ends(&world.database.db).await.unwrap();
     assert_eq!(orphaned(&other, stale_after).await.unwrap().len(), 1, "it has ended in order");
+}
+
+/// An uncertain task whose agent fell silent.
+async fn uncertain(world: &World, agent: &switchyard_tests::harness::seed::AgentSeed) -> Claim {
+    let (task, claim) = world.applying("t", agent).await;
+    world.seed().execute("UPDATE agents SET last_seen = now() - interval '21 s'", &[]).await;
+    lose_silent(&world.database.db, LOST_AFTER).await.unwrap();
+    world.sweeper(&world.database.db).agents().await.unwrap();
+    assert_eq!(world.seed().status(&task).await, "uncertain");
+    claim
+}
+
+async fn resolve(world: &World, claim: &Claim) -> Acted {
+    let act = Act::Resolve { to: ResolveTo::Failed, override_reason: None };
+    let asked =
+        Asked { task_id: claim.task_id.clone(), act, by: "eve".into(), detail: serde_json::json!({}) };
+    switchyard_dispatcher::store::act::act(&world.database.db, &asked).await.unwrap()
+}
+
+#[tokio::test]
+async fn neither_silence_nor_a_fence_proves_that_a_process_has_ended() {
+    let world = World::new().await;
+    let agent = world.seed().agent("default", "worker-0").await;
+    let claim = uncertain(&world, &agent).await;
+    for reason in ["silent", "fenced", "drained"] {
+        world.seed().execute("UPDATE agent_sessions SET end_reason = $1", &[&reason]).await;
+        assert_eq!(resolve(&world, &claim).await, Acted::Refused(Refusal::SessionMayLive), "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn an_uncertain_task_is_resolved_when_a_newer_session_of_its_agent_does_not_run_it() {
+    let world = World::new().await;
+    let agent = world.seed().agent("default", "worker-0").await;
+    let claim = uncertain(&world, &agent).await;
+    let newer = session();
+    for sequence in 1..4 {
+        // The same process under a new session: it goes on with what it may not stop.
+        let beat = [heartbeat(&agent.agent, newer, sequence, vec![in_hand(&claim, true)])];
+        world.beat(&world.database.db, &beat).await;
+        assert_eq!(resolve(&world, &claim).await, Acted::Refused(Refusal::SessionMayLive));
+    }
+    world.beat(&world.database.db, &[heartbeat(&agent.agent, newer, 4, Vec::new())]).await;
+    assert!(matches!(resolve(&world, &claim).await, Acted::Changed(_)));
+}
+
+#[tokio::test]
+async fn an_uncertain_task_is_resolved_when_the_container_of_its_session_terminated() {
+    let world = World::new().await;
+    let agent = world.seed().agent("default", "worker-0").await;
+    let claim = uncertain(&world, &agent).await;
+    let db = &world.database.db;
+    let other = AgentAct::Terminated(session());
+    assert!(!agents::act(db, &agent.agent, other, "eve", None).await.unwrap(), "not a session of it");
+    assert_eq!(resolve(&world, &claim).await, Acted::Refused(Refusal::SessionMayLive));
+    let terminated = AgentAct::Terminated(agent.session);
+    assert!(agents::act(db, &agent.agent, terminated, "eve", Some("exit code 137")).await.unwrap());
+    assert!(matches!(resolve(&world, &claim).await, Acted::Changed(_)));
+    assert_eq!(world.count("audit_log WHERE action = 'terminated' AND actor = 'eve'").await, 1);
 }
