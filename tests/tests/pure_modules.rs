@@ -4,7 +4,7 @@
 use switchyard_tests::harness::sources::{self, Source};
 
 /// Everything that decides: no I/O, no clock, no randomness but what comes as an argument (style 2).
-const PURE: [&str; 24] = [
+const PURE: [&str; 26] = [
     "common/src/task",
     "common/src/contract",
     "common/src/failure.rs",
@@ -21,7 +21,9 @@ const PURE: [&str; 24] = [
     "dispatcher/src/settle/read.rs",
     "dispatcher/src/settle/refusal.rs",
     "dispatcher/src/presence/beat.rs",
+    "dispatcher/src/presence/drained.rs",
     "dispatcher/src/presence/judge.rs",
+    "dispatcher/src/presence/settled.rs",
     "dispatcher/src/presence/sessions.rs",
     "dispatcher/src/dead_letters/replay.rs",
     "dispatcher/src/route/decide.rs",

@@ -9,7 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::clock::since_boot;
 use super::settled::SharedSettled;
-use crate::store::{Db, StoreError, presence};
+use crate::store::{Db, StoreError, replicas};
 
 /// How often the row is written: three times within the age at which others take over.
 pub const BEAT_EVERY: Duration = Duration::from_millis(500);
@@ -55,7 +55,7 @@ async fn beat_until(mut beater: Beater, every: Duration, stop: CancellationToken
             _ = ticker.tick() => fails = beater.run_once(fails).await,
         }
     }
-    if let Err(error) = presence::replica_ends(&beater.db).await {
+    if let Err(error) = replicas::replica_ends(&beater.db).await {
         tracing::debug!(%error, "this replica's row was left behind");
     }
 }
@@ -90,7 +90,7 @@ impl Beater {
     async fn run_once(&mut self, failed_before: bool) -> bool {
         let through = self.settled.with(|settled| settled.through());
         let through = self.anchor.zip(through).and_then(|(anchor, moment)| anchor.database_time(moment));
-        match presence::replica_beat(&self.db, &self.host, through).await {
+        match replicas::replica_beat(&self.db, &self.host, through).await {
             Ok(by_database) => {
                 // The answer took its time, so the database's clock shows at least this much now.
                 self.anchor = since_boot().ok().map(|at| Anchor { by_database, at });
@@ -122,7 +122,7 @@ fn host_name() -> String {
 /// # Errors
 /// When the database does not answer.
 pub async fn beat_once(db: &Db) -> Result<(), StoreError> {
-    presence::replica_beat(db, &host_name(), None).await.map(drop)
+    replicas::replica_beat(db, &host_name(), None).await.map(drop)
 }
 
 #[cfg(test)]

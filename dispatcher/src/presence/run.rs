@@ -24,8 +24,8 @@ use super::{heard, narrate};
 use crate::context::Context;
 use crate::control::{Orders, Told, answer_to_beat};
 use crate::route::decide::REPLICA_STALE_AFTER;
-use crate::store::presence::ReplicaRow;
-use crate::store::{StoreError, agents, presence};
+use crate::store::replicas::ReplicaRow;
+use crate::store::{StoreError, agents, replicas};
 
 /// Signs of life that may wait in memory; the newest are dropped beyond, which the next heartbeat makes good.
 pub const WAITING_MAX_COUNT: u16 = 4_096;
@@ -233,7 +233,7 @@ impl Listener {
     async fn ask_for_outcomes(&mut self) {
         let looked = self.look_at_outcomes().await;
         let Ok(asked_at) = since_boot() else { return };
-        let asked = presence::other_replicas(&self.context.db, REPLICA_STALE_AFTER).await;
+        let asked = replicas::other_replicas(&self.context.db, REPLICA_STALE_AFTER).await;
         let Ok((by_database, rows)) = asked else {
             self.judge.database_failed();
             return;
@@ -281,7 +281,7 @@ impl Listener {
         let gone: Vec<Uuid> =
             others.iter().filter(|other| other.is_gone).map(|other| other.replica).collect();
         if !gone.is_empty()
-            && let Err(error) = presence::forget_replicas(&self.context.db, &gone).await
+            && let Err(error) = replicas::forget_replicas(&self.context.db, &gone).await
         {
             tracing::debug!(%error, "rows of replicas that are gone stay for now");
         }

@@ -24,6 +24,7 @@ pub mod pass;
 pub mod presence;
 pub mod prune;
 mod refusals;
+pub mod replicas;
 pub mod reports;
 pub mod route;
 mod rows;

@@ -293,7 +293,7 @@ async fn publishes_of_a_replica_are_taken_over_only_when_its_own_sign_of_life_is
     assert_eq!(orphaned(&other, stale_after).await.unwrap().len(), 1);
     beat_once(&world.database.db).await.unwrap();
     assert!(orphaned(&other, stale_after).await.unwrap().is_empty(), "it lives again");
-    switchyard_dispatcher::store::presence::replica_ends(&world.database.db).await.unwrap();
+    switchyard_dispatcher::store::replicas::replica_ends(&world.database.db).await.unwrap();
     assert_eq!(orphaned(&other, stale_after).await.unwrap().len(), 1, "it has ended in order");
 }
 
