@@ -199,13 +199,14 @@ async fn follow_readiness(context: Context, shutdown: Shutdown) {
 fn supervise_api(parts: &mut Supervisor, context: &Context, shutdown: &Shutdown) {
     // A recorder that is installed already belongs to somebody else, who renders it.
     let metrics = Metrics::install().ok();
+    let tokens = context.config.http_tokens.clone();
     let (context, shutdown) = (context.clone(), shutdown.clone());
     parts.supervise("api", RestartPolicy::STANDARD, move || {
         let api = api::Api {
             readiness: context.readiness.clone(),
             metrics: metrics.clone(),
             db: context.db.clone(),
-            token: context.config.http_token.clone(),
+            tokens: tokens.clone(),
         };
         api::run(api, context.config.http_listen, shutdown.clone())
     });

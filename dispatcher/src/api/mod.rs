@@ -8,5 +8,6 @@ pub mod access;
 mod artifacts;
 pub mod gauges;
 pub mod server;
+pub mod tokens;
 
 pub use server::{Api, run};

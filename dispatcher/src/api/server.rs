@@ -1,19 +1,20 @@
 //! The server.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router, middleware};
-use switchyard_common::config::Secret;
 use switchyard_common::shutdown::Shutdown;
 use switchyard_common::telemetry::Metrics;
 use tokio::net::TcpListener;
 
 use super::access::{self, Access};
 use super::artifacts;
+use super::tokens::Tokens;
 use crate::readiness::Readiness;
 use crate::store::Db;
 
@@ -26,8 +27,8 @@ pub struct Api {
     pub metrics: Option<Metrics>,
     /// The store.
     pub db: Db,
-    /// What a request must carry to read what is somebody's; none where nothing is configured.
-    pub token: Option<Secret>,
+    /// What requests under `/api` must carry; none where nothing is configured.
+    pub tokens: Option<Arc<Tokens>>,
 }
 
 /// Listens on `address` and serves until shutdown.
@@ -46,7 +47,7 @@ pub async fn run(api: Api, address: SocketAddr, shutdown: Shutdown) -> std::io::
 pub async fn serve(api: Api, listener: TcpListener, shutdown: Shutdown) -> std::io::Result<()> {
     let address = listener.local_addr()?;
     tracing::info!(%address, "HTTP is served");
-    let access = Access::of(address, api.token.as_ref());
+    let access = Access::of(address, api.tokens.clone());
     let token = shutdown.token();
     axum::serve(listener, router(api, access)).with_graceful_shutdown(token.cancelled_owned()).await
 }
@@ -119,7 +120,7 @@ mod tests {
             plans: crate::store::Plans::Free,
         })
         .unwrap();
-        let api = Api { readiness: readiness.clone(), metrics: None, db, token: None };
+        let api = Api { readiness: readiness.clone(), metrics: None, db, tokens: None };
         let client = async {
             assert!(get(address, "/livez").await.starts_with("HTTP/1.1 200"));
             let answer = get(address, "/readyz").await;

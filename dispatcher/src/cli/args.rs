@@ -7,6 +7,7 @@ use super::audit::Audit;
 use super::broker::Broker;
 use super::dead_letters::DeadLetters;
 use super::pause::{Fence, PauseArgs};
+use super::pools::Pools;
 use super::publish::Publish;
 use super::tasks::Tasks;
 
@@ -41,6 +42,9 @@ pub(super) enum Command {
     /// Look at dead letters, and resolve them.
     #[command(subcommand)]
     DeadLetters(DeadLetters),
+    /// Look at pools, and take away or give back what their agents may do.
+    #[command(subcommand)]
+    Pools(Pools),
     /// Assign nothing to a pool, an agent or a workspace until it is resumed.
     Pause(PauseArgs),
     /// End a pause.

@@ -9,6 +9,7 @@ mod dead_letters;
 mod migrate;
 mod output;
 mod pause;
+mod pools;
 mod publish;
 mod serve;
 mod tasks;
@@ -33,6 +34,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Agents(agents) => agents::run(agents).await,
         Command::Workspaces(workspaces) => agents::run_workspaces(workspaces).await,
         Command::DeadLetters(letters) => dead_letters::run(letters).await,
+        Command::Pools(pools) => pools::run(pools).await,
         Command::Pause(pause) => pause::run(pause, false).await,
         Command::Resume(resume) => pause::run(resume, true).await,
         Command::Audit(audit) => audit::run(audit).await,

@@ -1,5 +1,7 @@
 //! Reading the configuration: environment first, then the TOML file that `SWITCHYARD_CONFIG` names; all errors at once.
 
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use switchyard_common::config::{ByteSize, ConfigErrors, Loader, Secret, env_key, key};
@@ -10,6 +12,7 @@ use switchyard_common::tls::TlsFiles;
 
 use super::Config;
 use super::kinds::kinds;
+use crate::api::tokens::Tokens;
 
 /// Variables that agents read: they may stand in the same environment.
 const AGENT_VARIABLES: [&str; 13] = [
@@ -51,7 +54,7 @@ impl Config {
             database_tls: TlsFiles::for_database(&mut loader),
             namespace: namespace(&mut loader),
             http_listen: loader.value(key("http.listen", "SWITCHYARD_HTTP_LISTEN"), defaults.http_listen),
-            http_token: loader.optional_secret(key("http.token", "SWITCHYARD_HTTP_TOKEN")),
+            http_tokens: tokens(&mut loader),
             database_connections_max: loader.checked(
                 key("database.connections_max", "SWITCHYARD_DATABASE_CONNECTIONS_MAX"),
                 defaults.database_connections_max,
@@ -91,9 +94,29 @@ impl Config {
             kinds: kinds(&mut loader),
             ..defaults
         };
+        if !config.http_listen.ip().is_loopback() && config.http_tokens.is_none() {
+            loader.error(
+                env_key("SWITCHYARD_HTTP_LISTEN"),
+                "can be reached from other machines: name a file with tokens in SWITCHYARD_HTTP_TOKENS_FILE, or listen on 127.0.0.1",
+            );
+        }
         let (amqp_url, database_url) = loader.finish((amqp_url, database_url))?;
         Ok(Self { amqp_url, database_url, ..config })
     }
+}
+
+/// A file of tokens, one token by itself, both or none.
+fn tokens(loader: &mut Loader) -> Option<Arc<Tokens>> {
+    let single = loader.optional_secret(key("http.token", "SWITCHYARD_HTTP_TOKEN"));
+    let place = key("http.tokens_file", "SWITCHYARD_HTTP_TOKENS_FILE");
+    let file = loader.optional::<PathBuf>(place);
+    if single.is_none() && file.is_none() {
+        return None;
+    }
+    Tokens::new(single.as_ref(), file)
+        .map(Arc::new)
+        .map_err(|error| loader.error(place, &error.to_string()))
+        .ok()
 }
 
 fn namespace(loader: &mut Loader) -> Namespace {

@@ -4,6 +4,7 @@ mod kinds;
 mod load;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use switchyard_common::broker::BrokerConfig;
@@ -14,6 +15,7 @@ use switchyard_common::task::Kind;
 use switchyard_common::tls::TlsFiles;
 use uuid::Uuid;
 
+use crate::api::tokens::Tokens;
 use crate::store::{DbConfig, Plans};
 
 /// The dispatcher's configuration, checked.
@@ -32,7 +34,7 @@ pub struct Config {
     /// Where the HTTP API listens; loopback unless told otherwise.
     pub http_listen: SocketAddr,
     /// What a request under `/api` must carry; without it, `/api` is served on loopback alone.
-    pub http_token: Option<Secret>,
+    pub http_tokens: Option<Arc<Tokens>>,
     /// Most connections to the database.
     pub database_connections_max: usize,
     /// Silence after which an agent is lost (design 7).
@@ -90,7 +92,7 @@ impl Config {
             database_tls: TlsFiles::default(),
             namespace: Namespace::default(),
             http_listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), Self::HTTP_PORT_DEFAULT),
-            http_token: None,
+            http_tokens: None,
             database_connections_max: 16,
             agent_lost_after: Duration::from_secs(20),
             agent_retire_after: RETIRE_AFTER_DAYS_DEFAULT * DAY,

@@ -10,6 +10,7 @@ pub mod artifacts;
 pub mod counts;
 pub mod db;
 pub mod error;
+pub mod grants;
 pub mod intake;
 pub mod left_files;
 pub mod letters;

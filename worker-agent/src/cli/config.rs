@@ -17,7 +17,7 @@ use crate::agent::AgentConfig;
 /// The pool unless configured.
 const POOL_DEFAULT: &str = "default";
 /// Variables of the dispatcher and of the local tools, which may stand in the same environment.
-const OTHERS_VARIABLES: [&str; 20] = [
+const OTHERS_VARIABLES: [&str; 21] = [
     "SWITCHYARD_HTTP_TOKEN",
     "SWITCHYARD_HTTP_TOKEN_FILE",
     "SWITCHYARD_HANDLERS",
@@ -30,6 +30,7 @@ const OTHERS_VARIABLES: [&str; 20] = [
     "SWITCHYARD_DATABASE_KEY_FILE",
     "SWITCHYARD_DATABASE_CONNECTIONS_MAX",
     "SWITCHYARD_HTTP_LISTEN",
+    "SWITCHYARD_HTTP_TOKENS_FILE",
     "SWITCHYARD_LOCAL_DIR",
     "SWITCHYARD_ACTOR",
     "SWITCHYARD_ALLOW_NEW_POOLS",

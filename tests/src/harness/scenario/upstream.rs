@@ -26,7 +26,11 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    pub(super) async fn open(namespace: Namespace, session: Session) -> anyhow::Result<Self> {
+    /// A publisher on a connection of its own.
+    ///
+    /// # Errors
+    /// When the connection fails.
+    pub async fn open(namespace: Namespace, session: Session) -> anyhow::Result<Self> {
         let requester = Requester::open(&session).await?;
         Ok(Self { namespace, session, requester })
     }
