@@ -88,9 +88,17 @@ fn library_filter(library_is_named: bool) -> FilterFn<impl Fn(&Metadata<'_>) -> 
 
 fn admits(metadata: &Metadata<'_>, library_is_named: bool) -> bool {
     let target = metadata.target();
-    let library = ["lapin", "amq_protocol", "async_rs", "tcp_stream"]
-        .iter()
-        .any(|name| target.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with("::")));
+    let is_of = |crates: &[&str]| {
+        let within = |name: &&str| {
+            target.strip_prefix(*name).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+        };
+        crates.iter().any(|name| within(&name))
+    };
+    // Finer than this they write the parameters of statements: payloads, lease tokens.
+    if is_of(&["tokio_postgres", "postgres_protocol", "rustls", "tokio_rustls", "hyper"]) {
+        return *metadata.level() <= tracing::Level::INFO;
+    }
+    let library = is_of(&["lapin", "amq_protocol", "async_rs", "tcp_stream"]);
     if !library {
         return true;
     }
@@ -112,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn the_library_never_logs_message_bodies() {
+    fn libraries_never_log_message_bodies_or_parameters_of_statements() {
         use std::sync::atomic::{AtomicU32, Ordering};
         static PASSED: AtomicU32 = AtomicU32::new(0);
         struct Count;
@@ -129,6 +137,7 @@ mod tests {
                 tracing::warn!(target: "lapin::returned_messages", "a body");
                 tracing::debug!(target: "lapin::channels", "a frame");
                 tracing::trace!(target: "amq_protocol", "a frame");
+                tracing::debug!(target: "tokio_postgres::query", "the parameters of a statement");
                 tracing::error!(target: "lapin::channel", "closed");
                 tracing::debug!(target: "lapinette", "somebody else");
             });

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::connect::{self, actor};
 use super::output;
 use crate::config::Config;
+use crate::dead_letters::named_secrets::masked_text;
 use crate::dead_letters::operate;
 use crate::dead_letters::replay::{Drawn, Edit};
 use crate::store::Db;
@@ -156,7 +157,9 @@ async fn letters(db: &Db, list: &List) -> anyhow::Result<ExitCode> {
     let resolved = if list.all { None } else { Some(false) };
     let letters = browse::list(db, &list.filter.letters(resolved, list.limit)).await?;
     if list.json {
-        output::json(&letters)?;
+        let mut shown = serde_json::to_value(&letters)?;
+        shown.as_array_mut().into_iter().flatten().for_each(mask_payload);
+        output::json(&shown)?;
         return Ok(ExitCode::SUCCESS);
     }
     let rows = letters.iter().map(row).collect();
@@ -215,7 +218,8 @@ async fn show(db: &Db, letter_id: i64, json: bool) -> anyhow::Result<ExitCode> {
     let Some(letter) = browse::show(db, letter_id).await? else {
         bail!("there is no dead letter {letter_id}")
     };
-    let value = serde_json::to_value(&letter)?;
+    let mut value = serde_json::to_value(&letter)?;
+    mask_payload(&mut value);
     if json {
         output::json(&value)?;
         return Ok(ExitCode::SUCCESS);
@@ -229,6 +233,13 @@ async fn show(db: &Db, letter_id: i64, json: bool) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Fields of the payload that say that they are secrets are shown to nobody.
+fn mask_payload(letter: &mut Value) {
+    if let Some(Value::String(payload)) = letter.get_mut("payload") {
+        *payload = masked_text(payload);
+    }
 }
 
 fn field(name: &str, text: &str) {

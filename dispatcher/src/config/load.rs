@@ -148,6 +148,19 @@ mod tests {
     }
 
     #[test]
+    fn off_loopback_the_api_needs_tokens_and_says_so() {
+        let listen = |more: &[(&str, &str)]| {
+            let pairs = [&[("SWITCHYARD_HTTP_LISTEN", "0.0.0.0:9080")], more].concat();
+            Config::read(Loader::new(env(&pairs), None))
+        };
+        let errors = listen(&[]).unwrap_err().0;
+        assert!(errors[0].contains("SWITCHYARD_HTTP_TOKENS_FILE"), "{errors:?}");
+        assert!(listen(&[("SWITCHYARD_HTTP_TOKEN", "sesame")]).is_ok());
+        let errors = listen(&[("SWITCHYARD_HTTP_TOKENS_FILE", "/does/not/exist")]).unwrap_err().0;
+        assert!(errors.iter().any(|error| error.contains("/does/not/exist")), "{errors:?}");
+    }
+
+    #[test]
     fn everything_that_is_wrong_is_told_at_once() {
         let loader = Loader::new(
             env(&[

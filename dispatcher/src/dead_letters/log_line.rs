@@ -3,6 +3,7 @@
 use serde_json::Value;
 use switchyard_common::failure::bound;
 
+use super::named_secrets::masked_text;
 use crate::store::letters::Letter;
 
 /// Longest payload in the line, in characters; the letter keeps more.
@@ -74,7 +75,7 @@ fn list(entries: &[Value]) -> Option<String> {
 
 fn payload(letter: &Letter) -> Option<String> {
     if let Some(text) = &letter.payload {
-        return Some(bound(text, LINE_PAYLOAD_MAX_CHARS));
+        return Some(bound(&masked_text(text), LINE_PAYLOAD_MAX_CHARS));
     }
     let bytes = letter.payload_bytes.as_ref()?;
     let size = letter.payload_size.unwrap_or_default();

@@ -9,6 +9,7 @@ pub mod arrival;
 pub mod event_ids;
 pub mod kept;
 pub mod log_line;
+pub(crate) mod named_secrets;
 pub mod operate;
 pub mod replay;
 pub mod run;

@@ -9,6 +9,7 @@
 mod broker;
 mod database;
 mod impostor;
+mod revoke;
 mod whole;
 
 /// The name of the instance.
