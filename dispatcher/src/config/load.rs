@@ -15,8 +15,14 @@ use super::kinds::kinds;
 use crate::api::tokens::Tokens;
 
 /// Variables that agents read: they may stand in the same environment.
-const AGENT_VARIABLES: [&str; 13] = [
+const AGENT_VARIABLES: [&str; 19] = [
     "SWITCHYARD_AGENT_HTTP_LISTEN",
+    "SWITCHYARD_BROKER_ADMIN_URL",
+    "SWITCHYARD_BROKER_ADMIN_URL_FILE",
+    "SWITCHYARD_RABBITMQCTL",
+    "SWITCHYARD_LOCAL_AMQPS_PORT",
+    "SWITCHYARD_LOCAL_TLS_DIR",
+    "SWITCHYARD_LOCAL_MANAGEMENT",
     "SWITCHYARD_POOL",
     "SWITCHYARD_AGENT_ID",
     "SWITCHYARD_SLOTS",

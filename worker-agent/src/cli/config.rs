@@ -17,9 +17,15 @@ use crate::agent::AgentConfig;
 /// The pool unless configured.
 const POOL_DEFAULT: &str = "default";
 /// Variables of the dispatcher and of the local tools, which may stand in the same environment.
-const OTHERS_VARIABLES: [&str; 21] = [
+const OTHERS_VARIABLES: [&str; 27] = [
     "SWITCHYARD_HTTP_TOKEN",
     "SWITCHYARD_HTTP_TOKEN_FILE",
+    "SWITCHYARD_BROKER_ADMIN_URL",
+    "SWITCHYARD_BROKER_ADMIN_URL_FILE",
+    "SWITCHYARD_RABBITMQCTL",
+    "SWITCHYARD_LOCAL_AMQPS_PORT",
+    "SWITCHYARD_LOCAL_TLS_DIR",
+    "SWITCHYARD_LOCAL_MANAGEMENT",
     "SWITCHYARD_HANDLERS",
     "SWITCHYARD_CONFIG",
     "SWITCHYARD_LOG",
