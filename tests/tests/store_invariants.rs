@@ -1,7 +1,6 @@
 //! What the schema refuses, whatever the code says: each write breaks one rule and nothing else.
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     reason = "all of this is tests; clippy exempts only the test functions themselves"
 )]
 
