@@ -10,6 +10,7 @@ const PURE: [&str; 26] = [
     "common/src/failure.rs",
     "common/src/broker/confirms.rs",
     "common/src/broker/topology.rs",
+    "dispatcher/src/accounts/definitions.rs",
     "dispatcher/src/schedule",
     "dispatcher/src/intake/admit.rs",
     "dispatcher/src/intake/command.rs",
