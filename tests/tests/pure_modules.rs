@@ -4,7 +4,7 @@
 use switchyard_tests::harness::sources::{self, Source};
 
 /// Everything that decides: no I/O, no clock, no randomness but what comes as an argument (style 2).
-const PURE: [&str; 26] = [
+const PURE: [&str; 27] = [
     "common/src/task",
     "common/src/contract",
     "common/src/failure.rs",
