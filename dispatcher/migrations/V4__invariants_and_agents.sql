@@ -1,17 +1,18 @@
--- More of common/src/task/invariant.rs, said by the schema.
+-- More of common/src/task/invariant.rs, said by the schema. Not valid yet: to look at every row under this lock would stop all work for
+-- as long as that takes. New and changed rows are held to them from now on; V6 looks at those that are there.
 ALTER TABLE tasks
     -- Protocol E2, H: an exclusive task stands in its workspace's line, unless it waits for its own time and never held anything.
     ADD CONSTRAINT exclusive_stands_in_line CHECK (
         NOT exclusive OR position IS NOT NULL OR status IN ('succeeded', 'failed', 'cancelled')
-        OR (status = 'pending' AND run_after IS NOT NULL AND NOT holds)),
+        OR (status = 'pending' AND run_after IS NOT NULL AND NOT holds)) NOT VALID,
     -- Design 6.4: `assigned` proves that nothing has run.
     ADD CONSTRAINT step_started_only_when_it_may_have CHECK (
         NOT step_started
-        OR (NOT step_repeatable AND status NOT IN ('blocked', 'pending', 'awaiting_approval', 'assigned'))),
-    ADD CONSTRAINT running_once_only_is_started CHECK (status <> 'running' OR step_repeatable OR step_started),
+        OR (NOT step_repeatable AND status NOT IN ('blocked', 'pending', 'awaiting_approval', 'assigned'))) NOT VALID,
+    ADD CONSTRAINT running_once_only_is_started CHECK (status <> 'running' OR step_repeatable OR step_started) NOT VALID,
     -- Protocol H: a cancel of a task that nobody has in hand ends it at once.
     ADD CONSTRAINT cancelled_does_not_wait CHECK (
-        cancel_requested_at IS NULL OR status NOT IN ('blocked', 'pending', 'awaiting_approval'));
+        cancel_requested_at IS NULL OR status NOT IN ('blocked', 'pending', 'awaiting_approval')) NOT VALID;
 
 -- When a sign of life last listed an uncertain attempt as running: by any session of its agent.
 ALTER TABLE attempts ADD COLUMN listed_at timestamptz;
