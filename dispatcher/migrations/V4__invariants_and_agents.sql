@@ -35,3 +35,20 @@ ALTER TABLE agents
     ADD CONSTRAINT retired_is_not_live CHECK (retired_at IS NULL OR NOT live);
 CREATE INDEX agents_to_drain ON agents (pool_id, agent_id) WHERE live AND drain_requested_at IS NOT NULL AND NOT draining;
 CREATE INDEX agents_to_retire ON agents (last_seen) WHERE NOT live AND retired_at IS NULL;
+
+-- While replicas of the version before this schema are at work: they write signs of life without these columns, and those of an agent
+-- that has come back would be refused. To go with a later schema, when no such replica can be left.
+CREATE FUNCTION agent_is_back() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.retired_at := NULL;
+    IF NEW.session <> OLD.session THEN
+        NEW.drain_requested_at := NULL;
+        NEW.drain_requested_by := NULL;
+        NEW.retire_requested_at := NULL;
+        NEW.retire_requested_by := NULL;
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER agent_is_back BEFORE UPDATE OF live ON agents
+    FOR EACH ROW WHEN (NEW.live AND (NEW.retired_at IS NOT NULL OR NEW.session <> OLD.session))
+    EXECUTE FUNCTION agent_is_back();

@@ -70,3 +70,23 @@ async fn an_exclusive_task_for_later_has_no_place_in_line_and_an_ended_one_needs
     assert_eq!(refused_by(&database, ended).await, None);
     assert_eq!(seed.value::<String>("SELECT status FROM tasks", &[]).await, "cancelled");
 }
+
+/// A replica of the version before this schema knows nothing of retirement.
+#[tokio::test]
+async fn a_sign_of_life_that_names_no_retirement_undoes_it_as_any_other() {
+    let database = TestDatabase::new().await;
+    let seed = Seed::new(&database.db);
+    seed.agent("default", "worker-0").await;
+    let gone = "UPDATE agents SET live = false, retired_at = now(), retire_requested_at = now(), retire_requested_by = 'eve', \
+        drain_requested_at = now(), drain_requested_by = 'eve'";
+    let left = "SELECT concat_ws(' ', retired_at, drain_requested_by, retire_requested_by) FROM agents";
+    assert_eq!(refused_by(&database, gone).await, None);
+    let same = "INSERT INTO agents AS g SELECT * FROM agents ON CONFLICT (pool_id, agent_id) \
+        DO UPDATE SET session = EXCLUDED.session, live = true, last_seen = now()";
+    assert_eq!(refused_by(&database, same).await, None);
+    assert_eq!(seed.value::<String>(left, &[]).await, "eve eve", "the same session is still asked to go");
+    assert_eq!(refused_by(&database, gone).await, None);
+    let another = "UPDATE agents SET session = gen_random_uuid(), live = true, last_seen = now()";
+    assert_eq!(refused_by(&database, another).await, None);
+    assert_eq!(seed.value::<String>(left, &[]).await, "");
+}
