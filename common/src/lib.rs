@@ -8,11 +8,13 @@
 //! - [`guard`]: spawning of tasks and threads, capture of panics, supervision
 //! - [`shutdown`], [`retry`]: how things stop, and how they try again
 //! - [`telemetry`]: logs, metrics, trace context
+//! - [`export`]: spans to OpenTelemetry and panics to Sentry, where configured
 //! - [`text`]: bounds on text from outside
 
 pub mod broker;
 pub mod config;
 pub mod contract;
+pub mod export;
 pub mod failure;
 pub mod guard;
 pub mod retry;

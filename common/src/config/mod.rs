@@ -19,5 +19,5 @@ mod value;
 
 pub use loader::{ConfigErrors, Key, Loader, env_key, key, toml_key};
 pub use required::Required;
-pub use secret::{MASK, Secret, mask_url};
+pub use secret::{MASK, Secret, mask_url, mask_urls};
 pub use value::{ByteSize, ConfigValue};

@@ -62,6 +62,19 @@ pub fn mask_url(url: &str) -> String {
     }
 }
 
+/// A text in which every URL is masked as [`mask_url`] does, fit to leave the process.
+#[must_use]
+pub fn mask_urls(text: &str) -> String {
+    let masked = text.split(' ').map(|word| {
+        if word.contains("://") && (word.contains('@') || word.contains('?')) {
+            mask_url(word)
+        } else {
+            word.to_owned()
+        }
+    });
+    masked.collect::<Vec<_>>().join(" ")
+}
+
 fn mask_query(query: &str) -> String {
     let masked = query.split('&').map(|pair| match pair.split_once('=') {
         Some((name, _)) if is_secret_name(name) => format!("{name}={MASK}"),

@@ -10,7 +10,7 @@ use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::pin::Pin;
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Once, OnceLock};
 use std::task::{Context, Poll};
 
 use serde::{Deserialize, Serialize};
@@ -74,6 +74,16 @@ thread_local! {
     static LAST: RefCell<Option<PanicCapture>> = const { RefCell::new(None) };
 }
 
+/// What else is told of every panic.
+type Tell = Box<dyn Fn(&PanicCapture) + Send + Sync>;
+static ON_PANIC: OnceLock<Tell> = OnceLock::new();
+
+/// Tells `tell` of every panic from now on, caught or not, on the thread that panics: it must neither wait nor panic. Once per process;
+/// later calls do nothing.
+pub fn on_panic(tell: impl Fn(&PanicCapture) + Send + Sync + 'static) {
+    let _ = ON_PANIC.set(Box::new(tell));
+}
+
 /// Installs the hook, once per process; later calls do nothing. Panics inside a guard are reported by the guard;
 /// any other panic is logged and counted by the hook itself, so that it is not silent either.
 pub fn install_panic_hook() {
@@ -82,6 +92,9 @@ pub fn install_panic_hook() {
         let previous = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
             let capture = capture_from(info);
+            if let Some(tell) = ON_PANIC.get() {
+                tell(&capture);
+            }
             if GUARDS_COUNT.with(Cell::get) > 0 {
                 LAST.with(|last| *last.borrow_mut() = Some(capture));
             } else {

@@ -14,7 +14,7 @@ mod task;
 
 pub use capture::{
     PANIC_BACKTRACE_MAX_BYTES, PANIC_FIELD_MAX_BYTES, PANIC_FIELDS_MAX_COUNT, PANIC_MESSAGE_MAX_BYTES,
-    PanicCapture, catch_panic, catch_panic_sync, install_panic_hook, with_context,
+    PanicCapture, catch_panic, catch_panic_sync, install_panic_hook, on_panic, with_context,
 };
 pub use supervisor::{RestartPolicy, Supervisor, SupervisorError};
 pub use task::{GuardedTask, TaskEnd, spawn_blocking_guarded, spawn_guarded, spawn_thread_guarded};

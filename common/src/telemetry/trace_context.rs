@@ -46,6 +46,24 @@ impl TraceParent {
         Self { span_id, ..self }
     }
 
+    /// The trace id, for exporters.
+    #[must_use]
+    pub const fn trace_id_bytes(&self) -> [u8; 16] {
+        self.trace_id
+    }
+
+    /// The span id, for exporters.
+    #[must_use]
+    pub const fn span_id_bytes(&self) -> [u8; 8] {
+        self.span_id
+    }
+
+    /// The flags: 1 when the caller records.
+    #[must_use]
+    pub const fn flags(&self) -> u8 {
+        self.flags
+    }
+
     /// The trace id in hexadecimal, for logs.
     #[must_use]
     pub fn trace_id(&self) -> String {

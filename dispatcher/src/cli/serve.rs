@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use switchyard_common::export;
 use switchyard_common::shutdown::Shutdown;
 
 use crate::config::Config;
@@ -10,6 +11,9 @@ pub(super) async fn run() -> anyhow::Result<ExitCode> {
     let config = Config::from_process()?;
     let shutdown = Shutdown::new(config.drain_for);
     shutdown.listen_for_signals()?;
-    crate::serve::serve(config, shutdown).await?;
+    let exports = export::start("switchyard-dispatcher")?;
+    let served = crate::serve::serve(config, shutdown).await;
+    exports.finish().await;
+    served?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,7 +1,7 @@
 //! The events consumer: batches in, one transaction each, then acks, answers and wake-ups.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use chrono::Utc;
 use switchyard_common::broker::headers::{HeaderValue, delivery_count};
@@ -11,6 +11,7 @@ use switchyard_common::broker::{
 use switchyard_common::contract::answer::{Accepted, Answer};
 use switchyard_common::contract::ids::TaskId;
 use switchyard_common::contract::parse::parse_event;
+use switchyard_common::export::span::{self, Span};
 use switchyard_common::failure::FailureKind;
 use switchyard_common::guard::{catch_panic, catch_panic_sync};
 use switchyard_common::shutdown::Shutdown;
@@ -200,6 +201,7 @@ impl Intake {
         for (event, verdict) in good.into_iter().zip(stored.verdicts) {
             match verdict {
                 Verdict::Accepted(answer) => {
+                    export(&event, &answer);
                     self.accept(&event.message, answer);
                     accepted.push(event.acker);
                 }
@@ -281,6 +283,23 @@ impl Intake {
         self.answer(&event.message, &Answer::Rejected(rejection.answer(event_id.as_deref())));
         let _ = event.acker.nack(false).await;
     }
+}
+
+/// The span that is exported of an accepted event, under the trace that it brought.
+fn export(event: &Event, answer: &Accepted) {
+    let Ok(admitted) = &event.admitted else { return };
+    if !span::enabled() {
+        return;
+    }
+    let attributes = [
+        ("switchyard.event_id", admitted.key.id.clone()),
+        ("switchyard.event_source", admitted.key.source.clone()),
+        ("switchyard.event_type", admitted.event_type.to_owned()),
+        ("switchyard.task_id", answer.task_id.as_ref().map(ToString::to_string).unwrap_or_default()),
+    ];
+    let parent = admitted.traceparent.as_deref().and_then(|text| text.parse().ok());
+    let since = SystemTime::now().checked_sub(event.since.elapsed()).unwrap_or(SystemTime::UNIX_EPOCH);
+    drop(Span::begin(span::EVENT, parent, since, &attributes));
 }
 
 /// Parses and resolves one event. A panic in there concerns that event alone (design 5).

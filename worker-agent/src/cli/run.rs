@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use switchyard_common::export;
 use switchyard_common::shutdown::Shutdown;
 
 use super::args::{Cli, Command};
@@ -48,7 +49,10 @@ async fn run_agent(config: ProcessConfig) -> anyhow::Result<ExitCode> {
     let root = if config.handlers.has_programs() { Some(open_root(&config)?) } else { None };
     let runner = root.as_ref().map(|root| Arc::new(Runner::new(root)));
     let handlers = config.handlers.make(runner.as_ref())?;
-    let finished = crate::agent::run(config.agent, handlers, shutdown).await?;
+    let exports = export::start("switchyard-worker-agent")?;
+    let finished = crate::agent::run(config.agent, handlers, shutdown).await;
+    exports.finish().await;
+    let finished = finished?;
     Ok(if finished.left_count == 0 { ExitCode::SUCCESS } else { ExitCode::from(EXIT_LEFT) })
 }
 

@@ -25,6 +25,7 @@ struct Inner {
     stop: StopSignal,
     dead_by: Option<watch::Receiver<BootTime>>,
     log: AttemptLog,
+    trace: Option<TraceParent>,
     left: Mutex<BTreeMap<String, Vec<u8>>>,
 }
 
@@ -35,9 +36,10 @@ impl TaskContext {
         stop: StopSignal,
         dead_by: Option<watch::Receiver<BootTime>>,
         log: AttemptLog,
+        trace: Option<TraceParent>,
     ) -> Self {
         let left = Mutex::default();
-        Self { inner: Arc::new(Inner { work, inputs, stop, dead_by, log, left }) }
+        Self { inner: Arc::new(Inner { work, inputs, stop, dead_by, log, trace, left }) }
     }
 
     /// The assignment: task, workspace, kind, step, attempt, payload, parameters, approval. Its lease is a secret.
@@ -46,10 +48,10 @@ impl TaskContext {
         &self.inner.work
     }
 
-    /// The W3C trace context of the task, to be passed on to whatever the handler calls; none when the event had none.
+    /// The W3C trace context of this attempt, to be passed on to whatever the handler calls.
     #[must_use]
     pub fn traceparent(&self) -> Option<TraceParent> {
-        self.inner.work.traceparent.as_deref()?.parse().ok()
+        self.inner.trace
     }
 
     /// The input artifacts by name, verified: for an approved step the very bytes that were approved.

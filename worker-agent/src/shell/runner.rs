@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use switchyard_common::contract::assignment::Assignment;
 use switchyard_common::contract::limits::RESULT_MAX_BYTES;
 use switchyard_common::contract::report::{Claim, StoppedBy};
+use switchyard_common::export::span::{self, Span};
 use switchyard_common::failure::{Failure, FailureKind};
 use switchyard_common::guard::{PanicCapture, catch_panic, spawn_guarded, with_context};
 use switchyard_common::telemetry::TraceParent;
@@ -77,10 +79,16 @@ impl Runner {
             workspace_id = work.workspace_id.as_str(),
             handler = work.handler.as_str()
         );
-        let context = TaskContext::new(work, inputs, stop.clone(), keep_alive, log.clone());
+        let mut exported = exported_span(&work, trace);
+        let context =
+            TaskContext::new(work, inputs, stop.clone(), keep_alive, log.clone(), exported.context());
         let answers = self.ended.clone();
         let run = async move {
             let end = run_handler(handler, context, run_timeout).await;
+            if !matches!(end, HandlerEnd::Succeeded { .. }) {
+                exported.failed(end.name());
+            }
+            drop(exported);
             let _ = answers.send(ended(attempt, end, &log));
         };
         let task = span.in_scope(|| spawn_guarded("handler", run.in_current_span()));
@@ -104,6 +112,18 @@ impl Runner {
             running.abort.abort();
         }
     }
+}
+
+/// The span that is exported of an attempt, under the trace of its task.
+fn exported_span(work: &Assignment, parent: Option<TraceParent>) -> Span {
+    let attributes = [
+        ("switchyard.task_id", work.task_id.to_string()),
+        ("switchyard.workspace_id", work.workspace_id.to_string()),
+        ("switchyard.step", work.step.to_string()),
+        ("switchyard.attempt", work.attempt.to_string()),
+        ("switchyard.agent", work.agent.to_string()),
+    ];
+    Span::begin(span::ATTEMPT, parent, SystemTime::now(), &attributes)
 }
 
 fn ended(attempt: AttemptId, end: HandlerEnd, log: &AttemptLog) -> Input {
