@@ -40,8 +40,6 @@ pub async fn other_replicas(
     Ok((now, rows.iter().filter_map(replica).collect()))
 }
 
-/// Rows of replicas that have not been seen for this long are deleted, in seconds (an hour).
-const REPLICA_KEPT_SECONDS: f64 = 3_600.0;
 /// Rows of replicas that the broker does not know either are deleted after this, in seconds.
 const GONE_REPLICA_KEPT_SECONDS: f64 = 60.0;
 
@@ -71,11 +69,11 @@ pub async fn forget_replicas(db: &Db, gone: &[Uuid]) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Takes this replica's row away at its orderly end, so that others take over at once, and the rows of replicas long gone.
+/// Takes this replica's row away at its orderly end, so that others take over at once. Rows of others stay, however old: one that is
+/// silent may still have outcomes in hand, unacked, and only the broker knows (see [`forget_replicas`]).
 pub async fn replica_ends(db: &Db) -> Result<(), StoreError> {
-    const SQL: &str =
-        "DELETE FROM replicas WHERE replica_id = $1 OR heartbeat_at < now() - $2 * interval '1 second'";
+    const SQL: &str = "DELETE FROM replicas WHERE replica_id = $1";
     let connection = db.connection().await?;
-    connection.execute(SQL, &[&db.replica, &REPLICA_KEPT_SECONDS]).await?;
+    connection.execute(SQL, &[&db.replica]).await?;
     Ok(())
 }

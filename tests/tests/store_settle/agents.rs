@@ -13,6 +13,7 @@ use switchyard_dispatcher::presence::sessions::Verdict;
 use switchyard_dispatcher::store::act::{Act, Acted, Asked};
 use switchyard_dispatcher::store::agents::{self, AgentAct};
 use switchyard_dispatcher::store::presence::STILL_RUNNING_NOTE;
+use switchyard_dispatcher::store::replicas;
 use switchyard_dispatcher::store::route::orphaned;
 use switchyard_tests::harness::seed::TaskSeed;
 use uuid::Uuid;
@@ -293,8 +294,23 @@ async fn publishes_of_a_replica_are_taken_over_only_when_its_own_sign_of_life_is
     assert_eq!(orphaned(&other, stale_after).await.unwrap().len(), 1);
     beat_once(&world.database.db).await.unwrap();
     assert!(orphaned(&other, stale_after).await.unwrap().is_empty(), "it lives again");
-    switchyard_dispatcher::store::replicas::replica_ends(&world.database.db).await.unwrap();
+    replicas::replica_ends(&world.database.db).await.unwrap();
     assert_eq!(orphaned(&other, stale_after).await.unwrap().len(), 1, "it has ended in order");
+}
+
+#[tokio::test]
+async fn the_row_of_a_silent_replica_outlives_the_end_of_another_because_only_the_broker_knows_what_it_has_in_hand()
+ {
+    let world = World::new().await;
+    let other = world.database.another_replica();
+    beat_once(&world.database.db).await.unwrap();
+    beat_once(&other).await.unwrap();
+    let silent = "UPDATE replicas SET heartbeat_at = now() - interval '2 days' WHERE replica_id = $1";
+    world.seed().execute(silent, &[&other.replica]).await;
+    replicas::replica_ends(&world.database.db).await.unwrap();
+    assert_eq!(world.count("replicas").await, 1, "the silent one");
+    replicas::forget_replicas(&world.database.db, &[other.replica]).await.unwrap();
+    assert_eq!(world.count("replicas").await, 0, "the broker was asked");
 }
 
 /// An uncertain task whose agent fell silent.
