@@ -2,7 +2,6 @@
 //! whatever it likes. Nothing outside its own attempts changes, and the work of other pools goes on.
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     reason = "all of this is tests; clippy exempts only the test functions themselves"
 )]
 

@@ -1,8 +1,4 @@
 //! `dispatcher migrate` beside a dispatcher that works, and beside another `migrate`.
-#![expect(
-    clippy::unwrap_used,
-    reason = "all of this is tests; clippy exempts only the test functions themselves"
-)]
 
 use std::time::Duration;
 

@@ -92,7 +92,7 @@ fn admits(metadata: &Metadata<'_>, library_is_named: bool) -> bool {
         let within = |name: &&str| {
             target.strip_prefix(*name).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
         };
-        crates.iter().any(|name| within(&name))
+        crates.iter().any(within)
     };
     // Finer than this they write the parameters of statements: payloads, lease tokens.
     if is_of(&["tokio_postgres", "postgres_protocol", "rustls", "tokio_rustls", "hyper"]) {

@@ -15,6 +15,10 @@ pub fn explained(error: io::Error, host: &str, files: &TlsFiles) -> io::Error {
     io::Error::new(error.kind(), explanation(tls, host, files))
 }
 
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "an enum of the TLS library, which grows: what is not named here gets no advice"
+)]
 fn explanation(error: &Error, host: &str, files: &TlsFiles) -> String {
     let said = format!("TLS to {host} failed ({error})");
     let advice = match error {
@@ -33,6 +37,10 @@ fn explanation(error: &Error, host: &str, files: &TlsFiles) -> String {
 }
 
 /// What is wrong with the server's certificate.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "an enum of the TLS library, which grows: what is not named here gets no advice"
+)]
 fn certificate(why: &CertificateError, host: &str, files: &TlsFiles) -> Option<String> {
     let trusted = match &files.ca {
         Some(path) => format!("a CA in {}", path.display()),
@@ -61,6 +69,10 @@ fn certificate(why: &CertificateError, host: &str, files: &TlsFiles) -> Option<S
 }
 
 /// What the server has against us.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "an enum of the TLS library, which grows: what is not named here gets no advice"
+)]
 fn refusal(alert: AlertDescription, files: &TlsFiles) -> Option<String> {
     let (cert, key) = (files.variable("cert"), files.variable("key"));
     Some(match alert {

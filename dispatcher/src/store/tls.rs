@@ -14,6 +14,10 @@ use tokio_rustls::client::TlsStream;
 use super::error::StoreError;
 
 /// The options of a URL, with the modes of libpq that ask for TLS read as what they are here: verified TLS.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "an enum of the library, which may grow: what it adds is treated like what is unsafe"
+)]
 pub(super) fn options(url: &str, files: &TlsFiles) -> Result<tokio_postgres::Config, StoreError> {
     let wrong = |text: &str| StoreError::Statement(text.into());
     let url =

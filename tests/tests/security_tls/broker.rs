@@ -15,7 +15,7 @@ async fn opened(url: &str, tls: TlsFiles) -> Result<Session, String> {
 }
 
 async fn refused(url: &str, tls: TlsFiles) -> String {
-    opened(url, tls).await.err().expect("this connection must be refused")
+    opened(url, tls).await.expect_err("this connection must be refused")
 }
 
 fn good(services: &Secured, name: &str) -> anyhow::Result<TlsFiles> {

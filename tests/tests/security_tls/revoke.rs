@@ -25,7 +25,6 @@ fn pool(name: &str) -> Role {
 }
 
 #[tokio::test]
-#[expect(clippy::print_stdout, reason = "what it took is for whoever runs the test")]
 async fn incident_63_a_revoked_pool_is_out_at_once_and_a_grant_lets_it_in_again() -> anyhow::Result<()> {
     let services = secured(INSTANCE).await?;
     let scenario = Scenario::at("revoke", &services.amqp_url, &services.database_url).await?;

@@ -53,7 +53,7 @@ pub(super) async fn connect(
             socket.set(TcpStream::from(plain.get_ref().as_fd().try_clone_to_owned()?));
         }
         let stream = match uri.scheme {
-            AMQPScheme::AMQP => Wire::Plain(stream),
+            AMQPScheme::AMQP => Wire::Plain(Box::new(stream)),
             AMQPScheme::AMQPS => {
                 Wire::Tls(Box::new(encrypted(stream, &uri.authority.host, files.clone()).await?))
             }
@@ -81,7 +81,7 @@ struct Encrypted {
 
 /// What frames travel on.
 enum Wire {
-    Plain(Tcp),
+    Plain(Box<Tcp>),
     Tls(Box<Encrypted>),
 }
 
@@ -205,6 +205,6 @@ impl Reactor for HardenedReactor {
         address: SocketAddr,
     ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
         let connecting = self.0.tcp_connect_addr(address);
-        async move { Ok(HardenedStream::new(Wire::Plain(AsyncTcpStream::Plain(connecting.await?)))) }
+        async move { Ok(HardenedStream::new(Wire::Plain(Box::new(AsyncTcpStream::Plain(connecting.await?))))) }
     }
 }

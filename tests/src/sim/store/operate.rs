@@ -96,10 +96,10 @@ impl Store {
     fn end_all(&mut self, now: Millis, reason: LossReason) {
         for row in self.agents.values_mut().filter(|row| reason == LossReason::Fenced || row.live) {
             row.live = false;
-            if let Some(session) = self.sessions.get_mut(&row.session) {
-                if session.ended.is_none() {
-                    (session.ended, session.refused_at) = (Some(reason), Some(now));
-                }
+            if let Some(session) = self.sessions.get_mut(&row.session)
+                && session.ended.is_none()
+            {
+                (session.ended, session.refused_at) = (Some(reason), Some(now));
             }
         }
     }
