@@ -56,7 +56,7 @@ struct Event {
 pub async fn run(context: Context, shutdown: Shutdown) {
     let events =
         context.consumers.subscribe(Subscription::new(context.namespace.events_queue(), PREFETCH_COUNT));
-    let put_back = PutBack::new("intake", HELD_MAX_COUNT);
+    let put_back = PutBack::new("intake", HELD_MAX_COUNT, events.handle());
     let intake = Intake { context, events, held: VecDeque::new(), put_back };
     intake.run(shutdown).await;
 }
@@ -149,7 +149,7 @@ impl Intake {
             Some(Err(StoreError::Unreadable(why))) => {
                 for event in good {
                     let deliveries = delivery_count(&event.message.properties.headers);
-                    self.put_back.keep(event.acker, Duration::ZERO, deliveries, &why).await;
+                    self.put_back.keep(event.acker, Duration::ZERO, deliveries, &why);
                 }
             }
             Some(Err(error)) => {

@@ -77,7 +77,7 @@ pub async fn consume<S: Settler>(
     let events = consumers.subscribe(Subscription::new(queue.clone(), prefetch));
     let control = events.handle();
     let held_max = usize::from(prefetch / 10).max(1);
-    let put_back = PutBack::new(S::NAME, held_max);
+    let put_back = PutBack::new(S::NAME, held_max, control.clone());
     let consumer =
         Consumer { settler, db, queue, events, control, paused: false, held: Vec::new(), held_max, put_back };
     consumer.run(shutdown).await;
@@ -219,7 +219,7 @@ impl<S: Settler> Consumer<S> {
                 AfterError::PutBack(why) => {
                     for one in batch {
                         let deliveries = delivery_count(&one.message.properties.headers);
-                        self.put_back.keep(one.acker, one.arrived_at, deliveries, &why).await;
+                        self.put_back.keep(one.acker, one.arrived_at, deliveries, &why);
                     }
                     break;
                 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use switchyard_common::broker::Acker;
+use switchyard_common::broker::{Acker, SubscriptionHandle};
 use tokio::time::Instant;
 
 /// Wait before a message goes back for the first time; doubles with each delivery.
@@ -33,17 +33,20 @@ pub struct PutBack {
     part: &'static str,
     waiting: Vec<Kept>,
     count_max: usize,
+    subscription: SubscriptionHandle,
+    paused: bool,
 }
 
 impl PutBack {
-    /// Keeps at most `count_max` at a time; beyond, the one that is due first goes back at once.
+    /// Beyond `count_max` it asks for no more messages: the others are left to replicas that can read what is stored. What was already
+    /// on its way is kept as well, so there are never more than the prefetch.
     #[must_use]
-    pub const fn new(part: &'static str, count_max: usize) -> Self {
-        Self { part, waiting: Vec::new(), count_max }
+    pub const fn new(part: &'static str, count_max: usize, subscription: SubscriptionHandle) -> Self {
+        Self { part, waiting: Vec::new(), count_max, subscription, paused: false }
     }
 
     /// Keeps a message, and says so loudly: somebody must find out why a row cannot be read.
-    pub async fn keep(&mut self, acker: Acker, arrived_at: Duration, deliveries: u64, why: &str) {
+    pub fn keep(&mut self, acker: Acker, arrived_at: Duration, deliveries: u64, why: &str) {
         metrics::counter!("switchyard_unreadable_rows_total", "part" => self.part).increment(1);
         let wait = wait_before_return(deliveries);
         tracing::error!(
@@ -56,8 +59,16 @@ impl PutBack {
         let due = Instant::now() + wait;
         let place = self.waiting.partition_point(|kept| kept.due <= due);
         self.waiting.insert(place, Kept { due, acker, arrived_at });
-        while self.waiting.len() > self.count_max {
-            give_back(self.waiting.remove(0).acker).await;
+        if self.waiting.len() > self.count_max {
+            // Again each time: whoever else waits for something may have gone on meanwhile.
+            self.paused = true;
+            self.subscription.pause();
+        }
+    }
+
+    fn resume_when_there_is_room(&mut self) {
+        if self.waiting.len() <= self.count_max && std::mem::take(&mut self.paused) {
+            self.subscription.resume();
         }
     }
 
@@ -78,18 +89,16 @@ impl PutBack {
         let now = Instant::now();
         let due = self.waiting.partition_point(|kept| kept.due <= now);
         for kept in self.waiting.drain(..due) {
-            give_back(kept.acker).await;
+            let _one_that_is_stale_is_back_already = kept.acker.nack(true).await;
         }
+        self.resume_when_there_is_room();
     }
 
     /// The channel is gone: the broker has everything back already.
     pub fn clear(&mut self) {
         self.waiting.clear();
+        self.resume_when_there_is_room();
     }
-}
-
-async fn give_back(acker: Acker) {
-    let _one_that_is_stale_is_back_already = acker.nack(true).await;
 }
 
 #[cfg(test)]
