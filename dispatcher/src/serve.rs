@@ -63,7 +63,8 @@ pub enum ServeError {
 pub async fn serve(config: Config, shutdown: Shutdown) -> Result<(), ServeError> {
     let context = connect(config)?;
     tracing::info!(replica = %context.replica, namespace = %context.namespace, "dispatcher serves");
-    let beats = Beats::start(&context.db, context.settled.clone(), context.config.agent_lost_after);
+    let (settled, assignments) = (context.settled.clone(), context.assignments.state());
+    let beats = Beats::start(&context.db, settled, assignments, context.config.agent_lost_after);
     let ended = run_parts(&context, &shutdown).await;
     context.consumers.close(CLOSE_WAIT).await;
     let (closed, assignments_closed) =
@@ -125,7 +126,7 @@ async fn run_parts(context: &Context, shutdown: &Shutdown) -> Result<(), ServeEr
     let (to_route, handed_over) = mpsc::channel(TO_ROUTE_MAX_COUNT);
     supervise_routing(&mut parts, context, handed_over, shutdown);
     supervise(&mut parts, "pass", context, shutdown, move |context, shutdown| {
-        pass::run::run(context.db, context.wake, to_route.clone(), shutdown)
+        pass::run::run(context.db, context.wake, to_route.clone(), context.assignments.state(), shutdown)
     });
     supervise(&mut parts, "listen", context, shutdown, |context, shutdown| {
         pass::listen::run(context.db, context.wake, shutdown)

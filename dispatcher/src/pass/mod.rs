@@ -1,8 +1,9 @@
 //! A scheduling pass: lock the pool, load a snapshot, plan (pure), assign in the same transaction, hand over to route.
 //!
-//! [`once`] is one pass; [`run`] keeps one ticker per pool; [`wake`] is how everything else asks for a pass; [`narrate`] writes
-//! the log lines that operators rely on.
+//! [`once`] is one pass; [`run`] keeps one ticker per pool; [`wake`] is how everything else asks for a pass; [`broker_gate`]
+//! holds passes back while the broker is away; [`narrate`] writes the log lines that operators rely on.
 
+mod broker_gate;
 pub mod listen;
 mod narrate;
 pub mod once;

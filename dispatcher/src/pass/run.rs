@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use switchyard_common::broker::ConnectionState;
 use switchyard_common::contract::ids::PoolId;
 use switchyard_common::guard::spawn_guarded;
 use switchyard_common::shutdown::Shutdown;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
+use super::broker_gate::BrokerGate;
 use super::once::{PassEnd, PassReport, run_once};
 use super::wake::Wake;
 use crate::store::{Db, pass};
@@ -24,11 +26,23 @@ const FAILED_WAIT: Duration = Duration::from_millis(500);
 /// Where committed assignments go: bounded, so that passes wait when routing cannot keep up.
 pub type ToRoute = mpsc::Sender<Vec<AttemptKey>>;
 
-/// Keeps a ticker for every pool until shutdown. A ticker that panics is started anew.
-pub async fn run(db: Db, wake: Wake, to_route: ToRoute, shutdown: Shutdown) {
+/// Keeps a ticker for every pool until shutdown. A ticker that panics is started anew. `assignments` is the connection on which what
+/// passes commit is sent: while it is down they are left to other replicas.
+pub async fn run(
+    db: Db,
+    wake: Wake,
+    to_route: ToRoute,
+    assignments: watch::Receiver<ConnectionState>,
+    shutdown: Shutdown,
+) {
+    let gate = BrokerGate::new(assignments, shutdown.clone());
+    tokio::join!(gate.clone().tell(), keep_tickers(&db, &wake, &to_route, &gate, &shutdown));
+}
+
+async fn keep_tickers(db: &Db, wake: &Wake, to_route: &ToRoute, gate: &BrokerGate, shutdown: &Shutdown) {
     let mut started: BTreeSet<PoolId> = BTreeSet::new();
     while !shutdown.is_requested() {
-        match pass::pools(&db).await {
+        match pass::pools(db).await {
             Ok(pools) => pools.iter().for_each(|pool| drop(wake.handle(pool))),
             Err(error) => {
                 tracing::warn!(%error, "the pools cannot be read; passes go on over those that are known")
@@ -36,7 +50,7 @@ pub async fn run(db: Db, wake: Wake, to_route: ToRoute, shutdown: Shutdown) {
         }
         for pool in wake.known() {
             if started.insert(pool.clone()) {
-                start(&db, &wake, &to_route, &shutdown, pool);
+                start(db, wake, to_route, gate, shutdown, pool);
             }
         }
         tokio::select! {
@@ -47,11 +61,12 @@ pub async fn run(db: Db, wake: Wake, to_route: ToRoute, shutdown: Shutdown) {
     }
 }
 
-fn start(db: &Db, wake: &Wake, to_route: &ToRoute, shutdown: &Shutdown, pool: PoolId) {
+fn start(db: &Db, wake: &Wake, to_route: &ToRoute, gate: &BrokerGate, shutdown: &Shutdown, pool: PoolId) {
     let ticker = Ticker {
         db: db.clone(),
         woken: wake.handle(&pool),
         to_route: to_route.clone(),
+        gate: gate.clone(),
         shutdown: shutdown.clone(),
         pool,
     };
@@ -73,17 +88,22 @@ struct Ticker {
     db: Db,
     woken: Arc<Notify>,
     to_route: ToRoute,
+    gate: BrokerGate,
     shutdown: Shutdown,
     pool: PoolId,
 }
 
 impl Ticker {
-    async fn run(self) {
+    async fn run(mut self) {
         while !self.shutdown.is_requested() {
             tokio::select! {
                 () = self.woken.notified() => {}
                 () = tokio::time::sleep(PERIOD) => {}
                 () = self.shutdown.requested() => return,
+            }
+            // The wake-up is kept: the pass for it begins when the broker is back.
+            if !self.gate.opened().await {
+                return;
             }
             let pass = switchyard_common::guard::catch_panic(run_once(&self.db, &self.pool)).await;
             match pass {

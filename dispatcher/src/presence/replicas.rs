@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use switchyard_common::broker::ConnectionState;
 use switchyard_common::guard::{GuardedTask, spawn_guarded};
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -15,6 +18,8 @@ use crate::store::{Db, StoreError, replicas};
 pub const BEAT_EVERY: Duration = Duration::from_millis(500);
 /// The lost-timeout divided by this is the longest time between beats: a judge waits for what they say.
 const BEATS_PER_LOST_TIMEOUT_COUNT: u32 = 16;
+/// The connection for assignments is down for this long before the sign of life says so: shorter breaks cost nothing.
+const UNSENT_AFTER: Duration = Duration::from_secs(1);
 /// Longest wait for the row to be taken away at the end.
 const END_WAIT: Duration = Duration::from_secs(2);
 
@@ -26,12 +31,19 @@ pub struct Beats {
 }
 
 impl Beats {
-    /// Starts the beats in a task of their own, so that nothing that is slow delays them.
+    /// Starts the beats in a task of their own, so that nothing that is slow delays them. `assignments` is the connection on which
+    /// this replica publishes.
     #[must_use]
-    pub fn start(db: &Db, settled: SharedSettled, lost_after: Duration) -> Self {
+    pub fn start(
+        db: &Db,
+        settled: SharedSettled,
+        assignments: watch::Receiver<ConnectionState>,
+        lost_after: Duration,
+    ) -> Self {
         let stop = CancellationToken::new();
         let every = BEAT_EVERY.min(lost_after / BEATS_PER_LOST_TIMEOUT_COUNT);
-        let beater = Beater { db: db.clone(), host: host_name(), settled, anchor: None };
+        let outage = Outage::default();
+        let beater = Beater { db: db.clone(), host: host_name(), settled, assignments, outage, anchor: None };
         let task = spawn_guarded("replica-beats", beat_until(beater, every, stop.clone()));
         Self { stop, task }
     }
@@ -78,10 +90,29 @@ impl Anchor {
     }
 }
 
+/// Since when the connection for assignments has been down, as far as was seen. Pure.
+#[derive(Debug, Clone, Copy, Default)]
+struct Outage {
+    since: Option<Instant>,
+}
+
+impl Outage {
+    /// Whether the sign of life at `now` says that this replica publishes.
+    fn publishes(&mut self, is_up: bool, now: Instant) -> bool {
+        if is_up {
+            self.since = None;
+            return true;
+        }
+        now.duration_since(*self.since.get_or_insert(now)) < UNSENT_AFTER
+    }
+}
+
 struct Beater {
     db: Db,
     host: String,
     settled: SharedSettled,
+    assignments: watch::Receiver<ConnectionState>,
+    outage: Outage,
     anchor: Option<Anchor>,
 }
 
@@ -90,7 +121,9 @@ impl Beater {
     async fn run_once(&mut self, failed_before: bool) -> bool {
         let through = self.settled.with(|settled| settled.through());
         let through = self.anchor.zip(through).and_then(|(anchor, moment)| anchor.database_time(moment));
-        match replicas::replica_beat(&self.db, &self.host, through).await {
+        let is_up = self.assignments.borrow().is_up();
+        let publishes = self.outage.publishes(is_up, Instant::now());
+        match replicas::replica_beat(&self.db, &self.host, through, publishes).await {
             Ok(by_database) => {
                 // The answer took its time, so the database's clock shows at least this much now.
                 self.anchor = since_boot().ok().map(|at| Anchor { by_database, at });
@@ -122,12 +155,27 @@ fn host_name() -> String {
 /// # Errors
 /// When the database does not answer.
 pub async fn beat_once(db: &Db) -> Result<(), StoreError> {
-    replicas::replica_beat(db, &host_name(), None).await.map(drop)
+    replicas::replica_beat(db, &host_name(), None, true).await.map(drop)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_replica_publishes_until_its_connection_has_been_down_for_a_while_and_again_once_it_is_back() {
+        let (mut outage, start) = (Outage::default(), Instant::now());
+        let after = |wait: Duration| start + wait;
+        assert!(outage.publishes(true, start));
+        assert!(outage.publishes(false, start));
+        assert!(outage.publishes(false, after(UNSENT_AFTER - Duration::from_nanos(1))));
+        assert!(!outage.publishes(false, after(UNSENT_AFTER)));
+        assert!(outage.publishes(true, after(UNSENT_AFTER * 2)));
+        assert!(
+            outage.publishes(false, after(UNSENT_AFTER * 3)),
+            "a new break counts from its own beginning"
+        );
+    }
 
     #[test]
     fn a_moment_is_told_by_the_database_clock_and_never_later_than_it_was() {

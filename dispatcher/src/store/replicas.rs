@@ -43,20 +43,21 @@ pub async fn other_replicas(
 /// Rows of replicas that the broker does not know either are deleted after this, in seconds.
 const GONE_REPLICA_KEPT_SECONDS: f64 = 60.0;
 
-/// Writes this replica's own sign of life: while it is fresh, the replica looks after what it published (protocol B2). Gives the
-/// database's time.
+/// Writes this replica's own sign of life: while it is fresh and says that the replica `publishes`, the replica looks after what it
+/// published (protocol B2). Gives the database's time.
 pub async fn replica_beat(
     db: &Db,
     host: &str,
     settled_through: Option<DateTime<Utc>>,
+    publishes: bool,
 ) -> Result<DateTime<Utc>, StoreError> {
-    const SQL: &str = "INSERT INTO replicas AS r (replica_id, host, settled_through) VALUES ($1, $2, $3) \
-        ON CONFLICT (replica_id) DO UPDATE SET heartbeat_at = now(), \
+    const SQL: &str = "INSERT INTO replicas AS r (replica_id, host, settled_through, publishes) VALUES ($1, $2, $3, $4) \
+        ON CONFLICT (replica_id) DO UPDATE SET heartbeat_at = now(), publishes = EXCLUDED.publishes, \
             settled_through = greatest(r.settled_through, EXCLUDED.settled_through) \
         RETURNING clock_timestamp()";
     let connection = db.connection().await?;
     let statement = connection.prepare_cached(SQL).await?;
-    Ok(connection.query_one(&statement, &[&db.replica, &host, &settled_through]).await?.get(0))
+    Ok(connection.query_one(&statement, &[&db.replica, &host, &settled_through, &publishes]).await?.get(0))
 }
 
 /// Takes away the rows of replicas that the broker does not know any more, once they have been silent for a while.

@@ -177,13 +177,13 @@ pub async fn claim_resends(db: &Db, given_up: &[Publish]) -> Result<Vec<Publish>
 /// Most orphaned publishes that one sweep takes over, in attempts.
 const TAKE_OVER_MAX_COUNT: i64 = 500;
 
-/// Finds open, unconfirmed attempts whose publisher's own heartbeat row is stale: only then may another replica send them again
-/// (protocol B2).
+/// Finds open, unconfirmed attempts whose publisher's own heartbeat row is stale, or says that it cannot publish: only then may another
+/// replica send them again (protocol B2). What is younger than `stale_after` its publisher may be writing, so it is left alone.
 pub async fn orphaned(db: &Db, stale_after: Duration) -> Result<Vec<Publish>, StoreError> {
     const SQL: &str = "SELECT a.task_id, a.attempt, a.publish_no FROM attempts a \
         WHERE a.ended_at IS NULL AND a.confirmed_at IS NULL AND a.published_by <> $1 \
           AND a.published_at < now() - $2::double precision * interval '1 second' \
-          AND NOT EXISTS (SELECT 1 FROM replicas r WHERE r.replica_id = a.published_by \
+          AND NOT EXISTS (SELECT 1 FROM replicas r WHERE r.replica_id = a.published_by AND r.publishes \
               AND r.heartbeat_at > now() - $2::double precision * interval '1 second') \
         ORDER BY a.published_at LIMIT $3";
     unconfirmed(db, SQL, stale_after).await

@@ -96,7 +96,8 @@ impl Replica {
         ];
         let mut state = context.consumers.state();
         state.wait_for(ConnectionState::is_up).await.unwrap();
-        let beats = Beats::start(&context.db, context.settled.clone(), lost_after);
+        let (settled, assignments) = (context.settled.clone(), context.assignments.state());
+        let beats = Beats::start(&context.db, settled, assignments, lost_after);
         Self { context, shutdown, parts, beats }
     }
 

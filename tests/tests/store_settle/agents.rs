@@ -294,6 +294,11 @@ async fn publishes_of_a_replica_are_taken_over_only_when_its_own_sign_of_life_is
     assert_eq!(orphaned(&other, stale_after).await.unwrap().len(), 1);
     beat_once(&world.database.db).await.unwrap();
     assert!(orphaned(&other, stale_after).await.unwrap().is_empty(), "it lives again");
+    let beat = async |publishes| replicas::replica_beat(&world.database.db, "host", None, publishes).await;
+    beat(false).await.unwrap();
+    assert_eq!(orphaned(&other, stale_after).await.unwrap().len(), 1, "it lives, but cannot send");
+    beat(true).await.unwrap();
+    assert!(orphaned(&other, stale_after).await.unwrap().is_empty(), "it can send again");
     replicas::replica_ends(&world.database.db).await.unwrap();
     assert_eq!(orphaned(&other, stale_after).await.unwrap().len(), 1, "it has ended in order");
 }
