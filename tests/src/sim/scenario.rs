@@ -76,6 +76,8 @@ pub struct Scenario {
     pub wrong_inputs_per_mille: u64,
     /// In so many of a thousand runs an event kills whoever handles it.
     pub deadly_per_mille: u64,
+    /// So many of a thousand assignments are the last that their agent's queue takes before it is deleted, without an answer.
+    pub torn_per_mille: u64,
     /// So many of a thousand acts after a commit are late.
     pub late_act_per_mille: u64,
 }
@@ -110,6 +112,7 @@ impl Scenario {
             late_act_per_mille: storm * 12,
             lost_settle_per_mille: storm * 8,
             deadly_per_mille: storm * 40,
+            torn_per_mille: storm * 8,
             wrong_inputs_per_mille: storm * 10,
         })
     }

@@ -2,13 +2,14 @@
 
 use std::rc::Rc;
 
+use switchyard_common::contract::assignment::AgentMessage;
 use switchyard_common::contract::ids::PoolId;
 use switchyard_common::contract::topology::{DEFAULT_EXCHANGE, Namespace};
 use switchyard_dispatcher::route::Delivery;
 
 use super::agenda::{Agenda, Millis};
 use super::agent::{Agent, AgentEvent};
-use super::broker::{Broker, Message, Rearrange};
+use super::broker::{Body, Broker, Message, Rearrange};
 use super::dice::Dice;
 use super::faults::{Fault, Weather};
 use super::ledger::{Ledger, RunEvent, RunId};
@@ -216,6 +217,9 @@ impl World {
             ToBroker::Publish { number, message } => {
                 let delivery = self.take_publish(&message);
                 self.log(|| format!("broker  {delivery:?} {message}"));
+                if delivery == Delivery::Acked {
+                    self.tear(conn, &message);
+                }
                 self.answer(conn, ToClient::Answer { number, delivery });
             }
             ToBroker::Ack(tag) => self.broker.ack(conn, tag),
@@ -226,6 +230,22 @@ impl World {
             }
         }
         self.deliver();
+    }
+
+    /// Now and then the node that has an agent's queue goes right after an assignment has come: the publisher hears nothing of it, and the
+    /// queue is gone a moment later.
+    fn tear(&mut self, conn: ConnId, message: &Message) {
+        let Body::Agent(body) = &message.body else { return };
+        let AgentMessage::Assignment(work) = &**body else { return };
+        if self.calm || !self.dice.chance(self.scenario.torn_per_mille) {
+            return;
+        }
+        let agent = self.agents.iter().position(|one| one.id.agent == work.agent && one.id.pool == work.pool);
+        let (broker, client, wait) = (self.dice.below(30), self.dice.below(30), self.dice.below(150));
+        self.cut(conn, broker, client);
+        if let Some(agent) = agent {
+            self.plan(wait, Event::Fault(Fault::QueueDeleted(agent)));
+        }
     }
 
     /// A queue that is full for a moment refuses.
