@@ -8,8 +8,9 @@ use switchyard_worker_agent::machine::{AttemptId, Body as Said, Effect, Input, P
 
 use super::agent::AgentEvent;
 use super::broker::{Body, Message};
+use super::faults::Fault;
 use super::wire::{ConnId, Process, Role, ToBroker, ToClient};
-use super::world::World;
+use super::world::{Event, World};
 
 /// Longest wait before a connection is tried again, in milliseconds.
 const RECONNECT_MAX_MS: u64 = 1_500;
@@ -164,6 +165,10 @@ impl World {
             }
             Said::Ask(ask) => {
                 self.ledger.asked.entry(AttemptId::from(ask.claim.lease)).or_insert(now);
+                // Now and then it is stopped while the answer is on its way.
+                if !self.calm && self.dice.chance(self.scenario.stop_after_ask_per_mille) {
+                    self.plan(1, Event::Fault(Fault::AgentStops(agent)));
+                }
                 (ReportBody::Ask(ask), true)
             }
             Said::Started(claims) => (ReportBody::Started(StartedBatch { claims }), true),

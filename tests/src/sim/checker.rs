@@ -295,11 +295,10 @@ impl World {
                 found.push(format!("B5: {key} was nacked {times} times"));
             }
             // A delivery is nacked only when the broker has its outcome, and the outcome says why.
-            let why = self.store.letter_of(&key.task_id, key.attempt).and_then(|letter| letter.failure);
-            if why.is_none_or(|kind| kind == FailureKind::BrokerRejected)
-                && !self.ledger.unheard.contains(key)
-                && !self.ledger.purged.contains(key)
-            {
+            let says_why = self.store.letter_of(&key.task_id, key.attempt).is_some_and(|letter| {
+                letter.failure.is_some_and(|kind| kind != FailureKind::BrokerRejected) || letter.evidence > 0
+            });
+            if !says_why && !self.ledger.unheard.contains(key) && !self.ledger.purged.contains(key) {
                 found.push(format!("D2: the letter of {key} does not say why it failed"));
             }
         }

@@ -133,6 +133,7 @@ impl World {
         if self.replicas[replica].life != life {
             return;
         }
+        self.store.check_unlisted();
         let due = self.store.revokes_due(now);
         let actions = due
             .into_iter()

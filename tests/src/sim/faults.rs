@@ -48,6 +48,8 @@ pub enum Fault {
     Impostor,
     /// A report comes again that was sent before.
     Echo,
+    /// Nothing reaches a replica on its consume connection any more, and nobody notices for long.
+    Deaf(usize),
     /// An administrator throws away reports that nobody has read yet.
     OutcomesPurged,
     /// An operator fences, as after a restore.
@@ -81,6 +83,8 @@ pub struct Weather {
 const OVERHEARD_MAX_COUNT: usize = 64;
 /// Longest time until a peer that is gone is noticed by the heartbeat of its connection, in milliseconds.
 const NOTICE_MAX_MS: u64 = 30_000;
+/// Longest short stop of an agent, in milliseconds: its session lives on.
+const SHORT_STOP_MAX_MS: u64 = 16_000;
 /// Longest stop of a process, in milliseconds: well over the lost-timeout.
 const STOP_MAX_MS: u64 = 50_000;
 
@@ -105,7 +109,7 @@ impl World {
         self.dice.weighted(&[
             (14, Fault::AgentDies(agent)),
             (12, Fault::AgentStops(agent)),
-            (4, Fault::AgentDrains(agent)),
+            (10, Fault::AgentDrains(agent)),
             (10, Fault::ReplicaDies(replica)),
             (6, Fault::ReplicaStops(replica)),
             (16, Fault::Blip(process, role)),
@@ -114,6 +118,7 @@ impl World {
             (3, Fault::BrokerRestarts),
             (9, Fault::QueueDeleted(agent)),
             (4, Fault::OutcomesPurged),
+            (5, Fault::Deaf(replica)),
             (10, Fault::Impostor),
             (8, Fault::Echo),
             (4, Fault::Fence),
@@ -175,6 +180,15 @@ impl World {
             Fault::QueueDeleted(agent) => self.delete_queue(agent),
             Fault::Impostor => self.impostor(),
             Fault::OutcomesPurged => self.purge_outcomes(),
+            Fault::Deaf(replica) => {
+                for conn in self.wires.whole(Process::Replica(replica)) {
+                    if self.wires.get(conn).is_some_and(|one| one.role == Role::Consume) {
+                        let (broker, client) =
+                            (self.dice.between(20_000, 40_000), self.dice.between(20_000, 40_000));
+                        self.cut(conn, broker, client);
+                    }
+                }
+            }
             Fault::Echo => self.echo(),
             Fault::Fence => {
                 let now = self.now();
@@ -211,7 +225,8 @@ impl World {
     }
 
     fn agent_stops(&mut self, agent: usize) {
-        let (wait, life) = (self.dice.between(200, STOP_MAX_MS), self.agents[agent].life);
+        let most = if self.dice.chance(500) { SHORT_STOP_MAX_MS } else { STOP_MAX_MS };
+        let (wait, life) = (self.dice.between(200, most), self.agents[agent].life);
         self.stop_agent(agent);
         self.plan(wait, Event::Fault(Fault::AgentResumes(agent, life)));
         self.plan_silence(Process::Agent(agent), wait);

@@ -61,7 +61,7 @@ pub struct Run {
     /// Its agent has asked it to stop.
     pub stop_asked: bool,
     /// Dead by then, as far as its supervisor knows.
-    dead_by: Option<Millis>,
+    pub dead_by: Option<Millis>,
 }
 
 /// Everything that handlers did.

@@ -106,7 +106,8 @@ impl World {
             command,
         });
         self.people.published.insert(event.key.clone());
-        let copies = if self.dice.chance(150) { 2 } else { 1 };
+        // Two deadly ones at once would leave no replica alive to handle anything else.
+        let copies = if source != DEADLY_SOURCE && self.dice.chance(150) { 2 } else { 1 };
         for _ in 0..copies {
             let message = Message::new(&self.exchanges.events, event_type, Body::Event(Rc::clone(&event)));
             self.log(|| format!("people  {message}"));

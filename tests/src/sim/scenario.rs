@@ -78,6 +78,8 @@ pub struct Scenario {
     pub deadly_per_mille: u64,
     /// So many of a thousand assignments are the last that their agent's queue takes before it is deleted, without an answer.
     pub torn_per_mille: u64,
+    /// After so many of a thousand asks the agent is stopped before the answer comes.
+    pub stop_after_ask_per_mille: u64,
     /// So many of a thousand acts after a commit are late.
     pub late_act_per_mille: u64,
 }
@@ -112,6 +114,7 @@ impl Scenario {
             late_act_per_mille: storm * 12,
             lost_settle_per_mille: storm * 8,
             deadly_per_mille: storm * 40,
+            stop_after_ask_per_mille: storm * 6,
             torn_per_mille: storm * 8,
             wrong_inputs_per_mille: storm * 10,
         })

@@ -163,6 +163,9 @@ impl World {
         if witness.silence(run.session, now).is_none_or(|silence| silence >= limit) {
             found.push(format!("C3: {key} starts while its agent is not heard"));
         }
+        if run.exclusive && run.repeatable && run.dead_by.is_none() {
+            found.push(format!("C3, C4: {key} starts without a moment by which it is dead"));
+        }
         if run.epoch < witness.epoch {
             found.push(format!("G: {key} starts by an assignment of an epoch that is over"));
         }

@@ -178,6 +178,19 @@ impl Store {
         self.violations.extend(found);
     }
 
+    /// A step that must not run twice and that its agent has not listed for long is uncertain by now (protocol C2).
+    pub fn check_unlisted(&mut self) {
+        const LONG_COUNT: u32 = 4;
+        let forgotten = self.open_attempts().find(|((id, _), row)| {
+            let running = self.tasks.get(id).is_some_and(|task| task.task.status == Status::Running);
+            row.unlisted >= LONG_COUNT && !row.attempt.repeatable && running
+        });
+        if let Some(((id, number), _)) = forgotten {
+            let what = format!("C2: {id}#{number} is not listed by its agent, and still counts as running");
+            self.violated(what);
+        }
+    }
+
     /// Open attempts of an agent's current session against what it offers (invariant 8).
     pub fn check_load(&mut self, agent: &AgentRef) {
         let Some(row) = self.agents.get(agent) else { return };
