@@ -15,9 +15,30 @@ pub fn explained(error: io::Error, host: &str, files: &TlsFiles) -> io::Error {
     io::Error::new(error.kind(), explanation(tls, host, files))
 }
 
+/// As [`explained`], for a connection on which the server has said nothing yet since the handshake. A server that refuses the client's
+/// certificate in TLS 1.3 says so and closes; where it had not read what was sent meanwhile, the reset overtakes its words.
+#[must_use]
+pub fn explained_unheard(error: io::Error, host: &str, files: &TlsFiles) -> io::Error {
+    let closed = [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe, io::ErrorKind::UnexpectedEof];
+    if !closed.contains(&error.kind()) {
+        return explained(error, host, files);
+    }
+    let (cert, key) = (files.variable("cert"), files.variable("key"));
+    let advice = match files.cert {
+        None => format!("it may want a client certificate: name it and its key in {cert} and {key}"),
+        Some(_) => format!(
+            "it may not accept the client certificate in {cert}: look whether it has expired and who issued it"
+        ),
+    };
+    io::Error::new(
+        error.kind(),
+        format!("{host} closed the connection right after the TLS handshake ({error}): {advice}"),
+    )
+}
+
 #[expect(
     clippy::wildcard_enum_match_arm,
-    reason = "an enum of the TLS library, which grows: what is not named here gets no advice"
+    reason = "not our enum, and it may grow: what is not known gets no advice"
 )]
 fn explanation(error: &Error, host: &str, files: &TlsFiles) -> String {
     let said = format!("TLS to {host} failed ({error})");
@@ -39,7 +60,7 @@ fn explanation(error: &Error, host: &str, files: &TlsFiles) -> String {
 /// What is wrong with the server's certificate.
 #[expect(
     clippy::wildcard_enum_match_arm,
-    reason = "an enum of the TLS library, which grows: what is not named here gets no advice"
+    reason = "not our enum, and it may grow: what is not known gets no advice"
 )]
 fn certificate(why: &CertificateError, host: &str, files: &TlsFiles) -> Option<String> {
     let trusted = match &files.ca {
@@ -71,7 +92,7 @@ fn certificate(why: &CertificateError, host: &str, files: &TlsFiles) -> Option<S
 /// What the server has against us.
 #[expect(
     clippy::wildcard_enum_match_arm,
-    reason = "an enum of the TLS library, which grows: what is not named here gets no advice"
+    reason = "not our enum, and it may grow: what is not known gets no advice"
 )]
 fn refusal(alert: AlertDescription, files: &TlsFiles) -> Option<String> {
     let (cert, key) = (files.variable("cert"), files.variable("key"));
@@ -120,6 +141,18 @@ mod tests {
             let said = told(error);
             assert!(said.contains("broker") && said.contains(advice), "{said}");
         }
+    }
+
+    #[test]
+    fn a_reset_right_after_the_handshake_says_that_it_may_be_the_certificate() {
+        let mut files = TlsFiles { prefix: "SWITCHYARD_AMQP".into(), ..TlsFiles::default() };
+        let reset = || io::Error::from(io::ErrorKind::ConnectionReset);
+        let none = explained_unheard(reset(), "broker", &files).to_string();
+        assert!(none.contains("SWITCHYARD_AMQP_CERT_FILE and SWITCHYARD_AMQP_KEY_FILE"), "{none}");
+        files.cert = Some("/c".into());
+        let shown = explained_unheard(reset(), "broker", &files).to_string();
+        assert!(shown.contains("expired") && shown.contains("SWITCHYARD_AMQP_CERT_FILE"), "{shown}");
+        assert_eq!(explained_unheard(io::Error::other("x"), "broker", &files).to_string(), "x");
     }
 
     #[test]

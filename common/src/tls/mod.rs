@@ -6,5 +6,5 @@
 mod explain;
 mod files;
 
-pub use explain::explained;
+pub use explain::{explained, explained_unheard};
 pub use files::{TlsError, TlsFiles};

@@ -103,7 +103,7 @@ async fn a_publish_that_is_not_confirmed_in_time_ends_its_connection_before_it_i
     let (outcomes, ended) = within(async { tokio::join!(settled, watch) }).await;
     assert!(matches!(outcomes[0], PublishOutcome::Lost(LostReason::Unconfirmed(_))), "{outcomes:?}");
     assert!(
-        matches!(&ended, ConnectionState::Down { reason, .. } if reason.contains("did not confirm")),
+        matches!(&ended, ConnectionState::Down { reason, .. } if reason.contains("no confirm within")),
         "{ended:?}"
     );
     proxy.cut();

@@ -25,7 +25,7 @@ use lapin::{Connection, ConnectionProperties};
 
 use super::super::settings::BrokerConfig;
 use super::wire::FrameFilter;
-use crate::tls::{TlsFiles, explained};
+use crate::tls::{TlsFiles, explained, explained_unheard};
 
 /// How much is read from the socket at once.
 const READ_BYTES: usize = 64 * 1024;
@@ -69,7 +69,7 @@ async fn encrypted(stream: Tcp, host: &str, files: TlsFiles) -> io::Result<Encry
     let name = TlsFiles::server_name(host).map_err(wrong)?;
     let connector = TlsConnector::from(files.client_config().map_err(wrong)?);
     let inner = connector.connect(name, stream).await.map_err(|error| explained(error, host, &files))?;
-    Ok(Encrypted { inner, host: host.to_owned(), files })
+    Ok(Encrypted { inner, host: host.to_owned(), files, heard: false })
 }
 
 /// A TLS stream whose errors say what to do: in TLS 1.3 a server refuses a client certificate only after the handshake.
@@ -77,6 +77,15 @@ struct Encrypted {
     inner: TlsStream<Tcp>,
     host: String,
     files: TlsFiles,
+    /// The server has said something since the handshake: it took our certificate.
+    heard: bool,
+}
+
+impl Encrypted {
+    fn told(&self, error: io::Error) -> io::Error {
+        let explain = if self.heard { explained } else { explained_unheard };
+        explain(error, &self.host, &self.files)
+    }
 }
 
 /// What frames travel on.
@@ -89,17 +98,25 @@ impl Wire {
     /// The stream as one that writes.
     fn writer(&mut self) -> Pin<&mut (dyn AsyncWrite + Send + Unpin)> {
         match self {
-            Self::Plain(stream) => Pin::new(stream),
+            Self::Plain(stream) => Pin::new(&mut **stream),
             Self::Tls(stream) => Pin::new(&mut stream.inner),
+        }
+    }
+
+    fn told(&self, error: io::Error) -> io::Error {
+        match self {
+            Self::Plain(_) => error,
+            Self::Tls(stream) => stream.told(error),
         }
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         match self {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Plain(stream) => Pin::new(&mut **stream).poll_read(cx, buffer),
             Self::Tls(stream) => {
-                let Encrypted { inner, host, files } = &mut **stream;
-                Pin::new(inner).poll_read(cx, buffer).map_err(|error| explained(error, host, files))
+                let read = ready!(Pin::new(&mut stream.inner).poll_read(cx, buffer));
+                stream.heard |= matches!(read, Ok(1..));
+                Poll::Ready(read.map_err(|error| stream.told(error)))
             }
         }
     }
@@ -157,7 +174,8 @@ impl AsyncRead for HardenedStream {
 
 impl AsyncWrite for HardenedStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.get_mut().inner.writer().poll_write(cx, bytes)
+        let wire = &mut self.get_mut().inner;
+        wire.writer().poll_write(cx, bytes).map_err(|error| wire.told(error))
     }
 
     fn poll_write_vectored(
@@ -165,11 +183,13 @@ impl AsyncWrite for HardenedStream {
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.get_mut().inner.writer().poll_write_vectored(cx, pieces)
+        let wire = &mut self.get_mut().inner;
+        wire.writer().poll_write_vectored(cx, pieces).map_err(|error| wire.told(error))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().inner.writer().poll_flush(cx)
+        let wire = &mut self.get_mut().inner;
+        wire.writer().poll_flush(cx).map_err(|error| wire.told(error))
     }
 
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
