@@ -83,10 +83,16 @@ fn explains_itself(letter: &Letter, line: &LogLine) -> anyhow::Result<()> {
         ("agent_id", "agent-1"),
         ("pool_id", "default"),
         ("event_source", "/tests/upstream"),
-        ("routing_key", "default.agent-1"),
+        // The default exchange has no name: assignments name their queue itself.
+        ("exchange", ""),
     ] {
         ensure!(line.text(field) == value, "{field} should be {value:?} in {line:?}");
     }
+    let named = line.text("routing_key") == line.text("queue");
+    ensure!(
+        named && line.text("queue").ends_with(".agent.default.agent-1"),
+        "the queue should be named in {line:?}"
+    );
     for field in [
         "kind",
         "step",
@@ -94,7 +100,6 @@ fn explains_itself(letter: &Letter, line: &LogLine) -> anyhow::Result<()> {
         "session",
         "event_id",
         "queue",
-        "exchange",
         "x_death",
         "failure_kind",
         "failure_message",
