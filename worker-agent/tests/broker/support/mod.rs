@@ -301,6 +301,12 @@ impl Bench {
         queue_counts(&self.session, &queue).await.unwrap().unwrap().messages
     }
 
+    /// From now on only reports count that come from now on.
+    pub(crate) fn forget_reports(&mut self) {
+        while self.reports.come.try_recv().is_ok() {}
+        self.reports.kept.clear();
+    }
+
     /// How many reports have come that nobody asked for, and that `counts`.
     pub(crate) fn count(&mut self, counts: impl Fn(&ReportBody) -> bool) -> usize {
         while let Ok(report) = self.reports.come.try_recv() {

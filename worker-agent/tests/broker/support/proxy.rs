@@ -15,6 +15,8 @@ pub(crate) struct Proxy {
     cut: Arc<Mutex<CancellationToken>>,
     refusing: Arc<AtomicBool>,
     breaks: Arc<Mutex<VecDeque<Break>>>,
+    /// Ends the connections that are to break and have not yet.
+    whole: CancellationToken,
 }
 
 /// How a connection breaks.
@@ -36,9 +38,16 @@ impl Proxy {
         let cut = Arc::new(Mutex::new(CancellationToken::new()));
         let refusing = Arc::new(AtomicBool::new(false));
         let breaks = Arc::<Mutex<VecDeque<Break>>>::default();
-        let (to_cut, to_refuse, to_break) = (Arc::clone(&cut), Arc::clone(&refusing), Arc::clone(&breaks));
-        spawn_guarded("proxy", accept(listener, target.to_owned(), to_cut, to_refuse, to_break));
-        Self { url: format!("{credentials}@127.0.0.1:{port}/{path}"), cut, refusing, breaks }
+        let whole = CancellationToken::new();
+        let ways = Ways {
+            target: target.to_owned(),
+            cut: Arc::clone(&cut),
+            refusing: Arc::clone(&refusing),
+            breaks: Arc::clone(&breaks),
+            whole: whole.clone(),
+        };
+        spawn_guarded("proxy", accept(listener, ways));
+        Self { url: format!("{credentials}@127.0.0.1:{port}/{path}"), cut, refusing, breaks, whole }
     }
 
     pub(crate) fn url(&self) -> &str {
@@ -60,36 +69,51 @@ impl Proxy {
         self.breaks.lock().unwrap().len()
     }
 
+    /// From now on nothing breaks by itself: what was to break and has not yet is closed. What has gone silent stays so.
+    pub(crate) fn break_no_more(&self) {
+        self.breaks.lock().unwrap().clear();
+        self.whole.cancel();
+    }
+
     /// Ends all connections; new ones are accepted.
     pub(crate) fn cut(&self) {
         std::mem::take(&mut *self.cut.lock().unwrap()).cancel();
     }
 }
 
-async fn accept(
-    listener: TcpListener,
+/// What the accepting task shares with the test.
+struct Ways {
     target: String,
     cut: Arc<Mutex<CancellationToken>>,
     refusing: Arc<AtomicBool>,
     breaks: Arc<Mutex<VecDeque<Break>>>,
-) {
+    whole: CancellationToken,
+}
+
+async fn accept(listener: TcpListener, ways: Ways) {
     while let Ok((client, _)) = listener.accept().await {
-        if refusing.load(Ordering::SeqCst) {
+        if ways.refusing.load(Ordering::SeqCst) {
             continue;
         }
-        let Ok(broker) = TcpStream::connect(&target).await else { continue };
-        let cut = cut.lock().unwrap().clone();
-        let breaks = breaks.lock().unwrap().pop_front();
+        let Ok(broker) = TcpStream::connect(&ways.target).await else { continue };
+        let cut = ways.cut.lock().unwrap().clone();
+        let breaks = ways.breaks.lock().unwrap().pop_front();
+        let whole = ways.whole.clone();
         spawn_guarded("proxy-connection", async move {
             tokio::select! {
-                () = pass(client, broker, breaks) => {}
+                () = pass(client, broker, breaks, whole) => {}
                 () = cut.cancelled() => {}
             }
         });
     }
 }
 
-async fn pass(mut client: TcpStream, mut broker: TcpStream, breaks: Option<Break>) {
+async fn pass(
+    mut client: TcpStream,
+    mut broker: TcpStream,
+    breaks: Option<Break>,
+    whole: CancellationToken,
+) {
     let Some(breaks) = breaks else {
         let _ = copy_bidirectional(&mut client, &mut broker).await;
         return;
@@ -106,6 +130,7 @@ async fn pass(mut client: TcpStream, mut broker: TcpStream, breaks: Option<Break
     tokio::select! {
         () = limited => {}
         _ = tokio::io::copy(&mut from_broker, &mut to_client) => return,
+        () = whole.cancelled() => return,
     }
     if let Break::StallAfterBytes(_) = breaks {
         std::future::pending::<()>().await;
