@@ -108,12 +108,7 @@ async fn accept(listener: TcpListener, ways: Ways) {
     }
 }
 
-async fn pass(
-    mut client: TcpStream,
-    mut broker: TcpStream,
-    breaks: Option<Break>,
-    whole: CancellationToken,
-) {
+async fn pass(mut client: TcpStream, mut broker: TcpStream, breaks: Option<Break>, whole: CancellationToken) {
     let Some(breaks) = breaks else {
         let _ = copy_bidirectional(&mut client, &mut broker).await;
         return;
