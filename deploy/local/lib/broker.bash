@@ -1,8 +1,6 @@
 # shellcheck shell=bash
-# The private RabbitMQ node and its own epmd.
+# One private RabbitMQ node, and the epmd that all nodes of the instance share. How many there are is in nodes.bash.
 # Part of deploy/local/services, which sources it.
-
-readonly NODE=switchyard@localhost
 
 # Takes over the folder of one service for the user that it runs as.
 own() {
@@ -10,15 +8,16 @@ own() {
     if [ -n "$1" ]; then chown -R "$1:" "$2"; fi
 }
 
-configure_broker() {
-    local home=$state/broker
+configure_node() {
+    local number=$1 home
+    home=$state/$(node_service "$number")
     mkdir -p "$home/log" "$home/mnesia"
     rm -f "$home/.erlang.cookie"
     (umask 077
         printf %s "${remembered[cookie]}" >"$home/.erlang.cookie"
-        enabled_plugins >"$home/enabled_plugins"
+        enabled_plugins "$number" >"$home/enabled_plugins"
         : >"$home/rabbitmq-env.conf"
-        broker_settings >"$home/rabbitmq.conf")
+        broker_settings "$number" >"$home/rabbitmq.conf")
     chmod 0400 "$home/.erlang.cookie"
     own "$broker_user" "$home"
 }
@@ -26,7 +25,7 @@ configure_broker() {
 broker_settings() {
     cat <<CONF
 # Written by deploy/local/services at every start; edits are lost.
-listeners.tcp.local = 127.0.0.1:${remembered[amqp_port]}
+listeners.tcp.local = 127.0.0.1:${remembered[$(amqp_key "$1")]}
 
 # Created at the first start instead of guest, which therefore does not exist here.
 default_user = $NAME
@@ -51,7 +50,7 @@ disk_free_limit.absolute = 100MB
 # The write-ahead log of the quorum queues: the default of 512 MB is for servers.
 raft.wal_max_size_bytes = 134217728
 
-$(tls_settings)$(management_settings)
+$(cluster_settings "$1")$(extra_settings "$1")
 log.file = broker.log
 log.file.level = info
 log.file.rotation.size = 20000000
@@ -59,8 +58,13 @@ log.file.rotation.count = 2
 CONF
 }
 
+# Only the first node offers them: its clients are the tests of TLS and of the management API, which need no other.
+extra_settings() {
+    if [ "$1" = 1 ]; then tls_settings; management_settings; fi
+}
+
 enabled_plugins() {
-    if [ -n "${remembered[management_port]:-}" ]; then printf '[rabbitmq_management].\n'; else printf '[].\n'; fi
+    if [ "$1" = 1 ] && [ -n "${remembered[management_port]:-}" ]; then printf '[rabbitmq_management].\n'; else printf '[].\n'; fi
 }
 
 # A listener of its own: the plain one stays, so that a test can compare.
@@ -107,33 +111,36 @@ copy_certificates() {
     own "$user" "$to"
 }
 
-# rabbitmqctl of the machine, talking to this node alone. Not Debian's wrapper, which changes user and home.
+# rabbitmqctl of the machine, talking to the first node that lives. Not Debian's wrapper, which changes user and home.
 broker_ctl() {
-    local home=$state/broker binary
+    local home binary number
     binary=$(dirname "$(server_binary)")/rabbitmqctl
-    running broker || die 'the broker is not running: deploy/local/services up'
+    number=$(first_live_node) || die 'the broker is not running: deploy/local/services up'
+    home=$state/$(node_service "$number")
     cd "$home" && as_user "$broker_user" env -i "PATH=$PATH:/usr/sbin:/sbin" LANG=C.UTF-8 HOME="$home" \
-        ERL_EPMD_PORT="${remembered[epmd_port]}" RABBITMQ_NODENAME="$NODE" RABBITMQ_USE_LONGNAME=false \
+        ERL_EPMD_PORT="${remembered[epmd_port]}" RABBITMQ_NODENAME="$(node_name "$number")" RABBITMQ_USE_LONGNAME=false \
         RABBITMQ_CONF_ENV_FILE="$home/rabbitmq-env.conf" "$binary" "$@"
 }
 
-start_broker() {
-    local may_move=$1 home=$state/broker binary
-    if running broker; then say "RabbitMQ already runs (process $(pid_of broker))"; return; fi
+start_node() {
+    local number=$1 may_move=$2 binary service home port
+    service=$(node_service "$number") home=$state/$(node_service "$number")
+    if running "$service"; then say "$(node_title "$number") already runs (process $(pid_of "$service"))"; return; fi
     binary=$(server_binary) || die 'RabbitMQ is not installed: run deploy/local/services up'
-    settle_port amqp_port "$may_move"
-    settle_port distribution_port "$may_move"
+    settle_port "$(amqp_key "$number")" "$may_move"
+    settle_port "$(distribution_key "$number")" "$may_move"
     mkdir -p "$home"
-    settle_extras "$may_move"
-    configure_broker
+    if [ "$number" = 1 ]; then settle_extras "$may_move"; fi
+    configure_node "$number"
     start_epmd "$may_move"
-    say "starting RabbitMQ on 127.0.0.1:${remembered[amqp_port]}, log $home/log/broker.log"
+    port=${remembered[$(amqp_key "$number")]}
+    say "starting $(node_title "$number") on 127.0.0.1:$port, log $home/log/broker.log"
     rm -f "$home/log/startup.log"
     # `detached` makes the script become the Erlang machine instead of waiting for it, so that the recorded pid is the broker's.
-    launch broker "$broker_user" "$home/log/startup.log" \
+    launch "$service" "$broker_user" "$home/log/startup.log" \
         HOME="$home" detached=true ERL_CRASH_DUMP_SECONDS=0 \
-        RABBITMQ_NODENAME="$NODE" RABBITMQ_USE_LONGNAME=false \
-        RABBITMQ_DIST_PORT="${remembered[distribution_port]}" \
+        RABBITMQ_NODENAME="$(node_name "$number")" RABBITMQ_USE_LONGNAME=false \
+        RABBITMQ_DIST_PORT="${remembered[$(distribution_key "$number")]}" \
         RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='-kernel inet_dist_use_interface {127,0,0,1}' \
         ERL_EPMD_PORT="${remembered[epmd_port]}" ERL_EPMD_ADDRESS=127.0.0.1 \
         RABBITMQ_CONF_ENV_FILE="$home/rabbitmq-env.conf" RABBITMQ_CONFIG_FILE="$home/rabbitmq.conf" \
@@ -143,7 +150,7 @@ start_broker() {
         "$binary"
 }
 
-# The node's own port mapper: the machine's shared one on 4369 is neither used nor started.
+# The instance's own port mapper: the machine's shared one on 4369 is neither used nor started.
 start_epmd() {
     local binary
     running epmd && return
@@ -165,26 +172,26 @@ epmd_binary() {
 
 # Ready means that a client can log in and open the vhost, not that a port answers. One write carries the client's half of the
 # AMQP 0-9-1 dialogue (StartOk, TuneOk, Open, Close); OpenOk must come back.
-broker_ready() {
-    local auth start_ok open
+node_ready() {
+    local auth start_ok open port=${remembered[$(amqp_key "$1")]}
     local tune_ok=000a001f0001000200000000 # one channel, frames of 128 KiB, no heartbeat
     local close=000a003200c80000000000
-    port_taken "${remembered[amqp_port]}" || return 1
+    port_taken "$port" || return 1
     auth=00$(to_hex "$NAME")00$(to_hex "${remembered[amqp_password]}")
     start_ok=000a000b0000000005$(to_hex PLAIN)$(printf %08x $((${#auth} / 2)))${auth}05$(to_hex en_US)
     open=000a0028$(printf %02x ${#NAME})$(to_hex "$NAME")0000
-    amqp_opens "$(frame "$start_ok")$(frame "$tune_ok")$(frame "$open")$(frame "$close")"
+    amqp_opens "$port" "$(frame "$start_ok")$(frame "$tune_ok")$(frame "$open")$(frame "$close")"
 }
 
 to_hex() { printf %s "$1" | od -An -v -tx1 | tr -d ' \n'; }
 frame() { printf '010000%08x%sce' $((${#1} / 2)) "$1"; }
 
-# Sends the given frames (hexadecimal) after the protocol header and succeeds when OpenOk is among the answers.
+# Sends the given frames (hexadecimal) to a port after the protocol header, and succeeds when OpenOk is among the answers.
 amqp_opens() {
     local connection answer opened=1 LC_ALL=C
-    { exec {connection}<>"/dev/tcp/127.0.0.1/${remembered[amqp_port]}"; } 2>/dev/null || return 1
+    { exec {connection}<>"/dev/tcp/127.0.0.1/$1"; } 2>/dev/null || return 1
     # shellcheck disable=SC2001 # every pair of digits gets its own escape
-    printf '%b' 'AMQP\x00\x00\x09\x01' "$(sed 's/../\\x&/g' <<<"$1")" >&"$connection"
+    printf '%b' 'AMQP\x00\x00\x09\x01' "$(sed 's/../\\x&/g' <<<"$2")" >&"$connection"
     # A frame ends with the byte CE. `read` drops zero bytes: of OpenOk's head (type 1, size 5, method 10.41) these four remain.
     while [ "$opened" -ne 0 ] && IFS= read -r -t 5 -d $'\xce' answer <&"$connection"; do
         if [ "$answer" = $'\x01\x05\x0a\x29' ]; then opened=0; fi
@@ -193,6 +200,9 @@ amqp_opens() {
     return "$opened"
 }
 
-stop_broker() {
-    if stop broker "$1"; then say "RabbitMQ stopped ($1)"; else say 'RabbitMQ does not run'; fi
+stop_node() {
+    local number=$1 signal=$2
+    if stop "$(node_service "$number")" "$signal"; then say "$(node_title "$number") stopped ($signal)"
+    else say "$(node_title "$number") does not run"
+    fi
 }

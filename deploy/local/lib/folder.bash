@@ -89,6 +89,6 @@ recall_or_create() {
     remember
 }
 
-amqp_url() { printf 'amqp://%s:%s@127.0.0.1:%s/%s' "$NAME" "${remembered[amqp_password]}" "${remembered[amqp_port]}" "$NAME"; }
+amqp_url() { printf 'amqp://%s:%s@127.0.0.1:%s/%s' "$NAME" "${remembered[amqp_password]}" "${remembered[$(amqp_key "${1:-1}")]}" "$NAME"; }
 management_url() { printf 'http://%s:%s@127.0.0.1:%s' "$NAME" "${remembered[amqp_password]}" "${remembered[management_port]}"; }
 database_url() { printf 'postgres://%s:%s@127.0.0.1:%s/%s' "$NAME" "${remembered[database_password]}" "${remembered[database_port]}" "$NAME"; }

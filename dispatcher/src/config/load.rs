@@ -15,7 +15,7 @@ use super::kinds::kinds;
 use crate::api::tokens::Tokens;
 
 /// Variables that agents read: they may stand in the same environment.
-const AGENT_VARIABLES: [&str; 19] = [
+const AGENT_VARIABLES: [&str; 21] = [
     "SWITCHYARD_AGENT_HTTP_LISTEN",
     "SWITCHYARD_BROKER_ADMIN_URL",
     "SWITCHYARD_BROKER_ADMIN_URL_FILE",
@@ -23,6 +23,8 @@ const AGENT_VARIABLES: [&str; 19] = [
     "SWITCHYARD_LOCAL_AMQPS_PORT",
     "SWITCHYARD_LOCAL_TLS_DIR",
     "SWITCHYARD_LOCAL_MANAGEMENT",
+    "SWITCHYARD_LOCAL_BROKER_NODES",
+    "SWITCHYARD_AMQP_URLS",
     "SWITCHYARD_POOL",
     "SWITCHYARD_AGENT_ID",
     "SWITCHYARD_SLOTS",

@@ -23,12 +23,9 @@ impl Cut {
     /// # Errors
     /// When the URL has no port, or no port is free.
     pub async fn new(url: &str) -> anyhow::Result<Self> {
-        let from = url.rfind('@').map_or_else(|| url.find("://").map_or(0, |at| at + 3), |at| at + 1);
-        let to = url[from..].find(['/', '?']).map_or(url.len(), |at| from + at);
-        let target = url[from..to].to_owned();
-        anyhow::ensure!(target.contains(':'), "the URL names no port");
+        let target = host_of(url)?.to_owned();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("no free port")?;
-        let url = format!("{}{}{}", &url[..from], listener.local_addr()?, &url[to..]);
+        let url = url.replacen(&target, &listener.local_addr()?.to_string(), 1);
         let (up, state) = watch::channel(true);
         let (holding, held) = watch::channel(false);
         drop(spawn_guarded("cut", accept(listener, target, state, held)));
@@ -49,6 +46,14 @@ impl Cut {
     pub fn up(&self) {
         self.up.send_replace(true);
     }
+}
+
+/// Host and port of a URL.
+pub(super) fn host_of(url: &str) -> anyhow::Result<&str> {
+    let from = url.rfind('@').map_or_else(|| url.find("://").map_or(0, |at| at + 3), |at| at + 1);
+    let to = url[from..].find(['/', '?']).map_or(url.len(), |at| from + at);
+    anyhow::ensure!(url[from..to].contains(':'), "the URL names no port");
+    Ok(&url[from..to])
 }
 
 async fn accept(

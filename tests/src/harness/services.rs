@@ -9,6 +9,7 @@ use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 use switchyard_common::guard::spawn_blocking_guarded;
 
+use super::front::Front;
 use super::scenario::binaries::{build_folder, repository};
 use super::wait::{Look, until};
 
@@ -43,12 +44,16 @@ impl Part {
 /// An instance with one service. Stopped, with its data deleted, when the value goes.
 #[derive(Debug)]
 pub struct Services {
-    /// The broker, where it has one.
+    /// The broker, where it has one. Of a cluster: a way to whichever node lives.
     pub amqp_url: Option<String>,
+    /// Each node of the broker, in the order of their numbers.
+    pub amqp_urls: Vec<String>,
     /// The database server, where it has one.
     pub database_url: Option<String>,
-    folder: PathBuf,
-    part: Part,
+    pub(super) folder: PathBuf,
+    pub(super) part: Part,
+    /// Kept: the way to a cluster ends with it.
+    pub(super) front: Option<Front>,
 }
 
 impl Services {
@@ -57,15 +62,25 @@ impl Services {
     /// # Errors
     /// When it does not start; the end of its log is in the message.
     pub async fn start(name: &str, part: Part) -> anyhow::Result<Self> {
-        let folder = build_folder()?.join("services").join(name);
-        let mut services = Self { amqp_url: None, database_url: None, folder, part };
-        services.run(&["reset"]).await?;
+        let mut services = Self::fresh(name, part).await?;
         services.run(&["up", part.word()]).await?;
         let url = url_in(&services.run(&["env", part.word()]).await?, part.variable())?;
         match part {
-            Part::Broker => services.amqp_url = Some(url),
+            Part::Broker => {
+                services.amqp_urls.push(url.clone());
+                services.amqp_url = Some(url);
+            }
             Part::Database => services.database_url = Some(url),
         }
+        Ok(services)
+    }
+
+    /// An instance that has not been started, without what an earlier run left.
+    pub(super) async fn fresh(name: &str, part: Part) -> anyhow::Result<Self> {
+        let folder = build_folder()?.join("services").join(name);
+        let amqp_urls = Vec::new();
+        let services = Self { amqp_url: None, amqp_urls, database_url: None, folder, part, front: None };
+        services.run(&["reset"]).await?;
         Ok(services)
     }
 
@@ -74,12 +89,16 @@ impl Services {
     /// # Errors
     /// When it does not run, or the script that clears up after it fails.
     pub async fn kill(&self) -> anyhow::Result<()> {
-        let file = self.state().join(format!("{}.pid", self.part.word()));
-        let pid = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-        signal::kill(Pid::from_raw(pid.trim().parse()?), Signal::SIGKILL)
-            .context("the service does not run")?;
+        self.kill_process(self.part.word())?;
         // The script takes its time to start; it finds the process gone, waits for what is left of it, and forgets it.
         self.run(&[&format!("kill-{}", self.part.word())]).await.map(drop)
+    }
+
+    /// SIGKILL to a process of the instance, by the name of its folder there.
+    pub(super) fn kill_process(&self, name: &str) -> anyhow::Result<()> {
+        let file = self.state().join(format!("{name}.pid"));
+        let pid = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        signal::kill(Pid::from_raw(pid.trim().parse()?), Signal::SIGKILL).context("the service does not run")
     }
 
     /// Stops it in order.
@@ -125,8 +144,14 @@ impl Services {
         std::fs::read_link(self.folder.join("moved-to")).unwrap_or_else(|_| self.folder.clone())
     }
 
-    async fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
+    pub(super) async fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        self.run_with(arguments, &[]).await
+    }
+
+    /// As [`run`](Self::run), with more in the environment.
+    pub(super) async fn run_with(&self, arguments: &[&str], more: &[(&str, &str)]) -> anyhow::Result<String> {
         let mut command = self.command(arguments);
+        command.envs(more.iter().copied());
         let what = format!("deploy/local/services {}", arguments.join(" "));
         let output = spawn_blocking_guarded("services", move || command.output()).await;
         let output = output.finished().with_context(|| what.clone())??;
@@ -155,10 +180,11 @@ impl Drop for Services {
 }
 
 /// The value of a variable among `export` lines.
-fn url_in(exports: &str, variable: &str) -> anyhow::Result<String> {
+pub(super) fn url_in(exports: &str, variable: &str) -> anyhow::Result<String> {
     let prefix = format!("export {variable}=");
     let line = exports.lines().find_map(|line| line.strip_prefix(&prefix));
-    Ok(line.with_context(|| format!("no {variable} among the exports"))?.to_owned())
+    // The shell escapes the commas between URLs.
+    Ok(line.with_context(|| format!("no {variable} among the exports"))?.replace('\\', ""))
 }
 
 #[cfg(test)]

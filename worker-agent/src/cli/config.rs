@@ -17,7 +17,7 @@ use crate::agent::AgentConfig;
 /// The pool unless configured.
 const POOL_DEFAULT: &str = "default";
 /// Variables of the dispatcher and of the local tools, which may stand in the same environment.
-const OTHERS_VARIABLES: [&str; 27] = [
+const OTHERS_VARIABLES: [&str; 29] = [
     "SWITCHYARD_HTTP_TOKEN",
     "SWITCHYARD_HTTP_TOKEN_FILE",
     "SWITCHYARD_BROKER_ADMIN_URL",
@@ -26,6 +26,8 @@ const OTHERS_VARIABLES: [&str; 27] = [
     "SWITCHYARD_LOCAL_AMQPS_PORT",
     "SWITCHYARD_LOCAL_TLS_DIR",
     "SWITCHYARD_LOCAL_MANAGEMENT",
+    "SWITCHYARD_LOCAL_BROKER_NODES",
+    "SWITCHYARD_AMQP_URLS",
     "SWITCHYARD_HANDLERS",
     "SWITCHYARD_CONFIG",
     "SWITCHYARD_LOG",

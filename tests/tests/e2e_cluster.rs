@@ -1,0 +1,80 @@
+//! A broker of three nodes, of which one is away at a time: no task is lost, no agent is lost, and work goes on without the node.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use serde_json::json;
+use switchyard_tests::harness::cluster::NODES_COUNT;
+use switchyard_tests::harness::scenario::Scenario;
+use switchyard_tests::harness::services::Services;
+
+/// Longest wait for the next task to succeed while a node is away, on a loaded machine: an election and new connections take a few seconds.
+const GOES_ON_WITHIN: Duration = Duration::from_secs(30);
+/// Longest wait for all tasks, which must come through three restarts of nodes.
+const ALL_WITHIN: Duration = Duration::from_secs(120);
+
+#[tokio::test]
+async fn a_node_of_three_that_leads_queues_may_die_or_be_restarted_and_no_task_is_lost() -> anyhow::Result<()>
+{
+    let services = Services::start_cluster("cluster").await?;
+    the_node_that_leads_most_queues_is_killed_in_the_middle_of_two_hundred_tasks(&services).await?;
+    each_node_in_turn_is_stopped_and_started_in_the_middle_of_work(&services).await
+}
+
+async fn the_node_that_leads_most_queues_is_killed_in_the_middle_of_two_hundred_tasks(
+    services: &Services,
+) -> anyhow::Result<()> {
+    let scenario = Scenario::on("cluster_node_killed", services).await?;
+    let dispatchers = [
+        scenario.dispatcher("dispatcher-1").start().await?,
+        scenario.dispatcher("dispatcher-2").start().await?,
+    ];
+    let _agents = [scenario.agent("agent-1").start().await?, scenario.agent("agent-2").start().await?];
+    let members = services.member_counts(scenario.namespace.as_str()).await?;
+    ensure!(members.values().all(|count| *count == NODES_COUNT), "a queue lacks members: {members:?}");
+    scenario.publish_applies(20, &json!({ "artifact_bytes": 10, "sleep_ms": 50 })).await?;
+    scenario.publish_many(180, &json!({ "sleep_ms": 50 })).await?;
+    scenario.until_succeeded(20).await?;
+    let leader = leads_most(&services.leaders(scenario.namespace.as_str()).await?)?;
+    services.kill_node(leader).await?;
+    goes_on(&scenario, 200).await?;
+    scenario.until_succeeded(200).await?;
+    services.start_node(leader).await?;
+    scenario.no_letters().await?;
+    scenario.all_accounted_for(200).await?;
+    for dispatcher in &dispatchers {
+        let lost = dispatcher.log().find(|line| line.message().starts_with("agent lost"))?;
+        ensure!(lost.is_empty(), "{lost:#?}");
+    }
+    Ok(())
+}
+
+async fn each_node_in_turn_is_stopped_and_started_in_the_middle_of_work(
+    services: &Services,
+) -> anyhow::Result<()> {
+    let scenario = Scenario::on("cluster_nodes_restarted", services).await?;
+    let _dispatcher = scenario.dispatcher("dispatcher-1").start().await?;
+    let _agents = [scenario.agent("agent-1").start().await?, scenario.agent("agent-2").start().await?];
+    scenario.publish_many(300, &json!({ "sleep_ms": 200 })).await?;
+    for node in 1..=NODES_COUNT {
+        services.stop_node(node).await?;
+        goes_on(&scenario, 300).await?;
+        services.start_node(node).await?;
+    }
+    scenario.until_succeeded_within(300, ALL_WITHIN).await?;
+    scenario.no_letters().await?;
+    scenario.all_accounted_for(300).await
+}
+
+/// Another task succeeds, unless all have.
+async fn goes_on(scenario: &Scenario, all: i64) -> anyhow::Result<()> {
+    let done = scenario.count("SELECT count(*) FROM tasks WHERE status = 'succeeded'").await?;
+    scenario.until_succeeded_within((done + 1).min(all), GOES_ON_WITHIN).await
+}
+
+/// The node that leads the most queues.
+fn leads_most(leaders: &BTreeMap<String, usize>) -> anyhow::Result<usize> {
+    let led = |node: &usize| leaders.values().filter(|leader| *leader == node).count();
+    (1..=NODES_COUNT).max_by_key(led).context("a cluster has nodes")
+}
