@@ -13,7 +13,8 @@ use switchyard_common::telemetry::Metrics;
 use crate::handler::Handlers;
 use crate::health::{Health, Vitals};
 use crate::machine::limits::{
-    HEARTBEAT_DEFAULT_MS, LOST_TIMEOUT_DEFAULT_MS, SILENCE_MARGIN_MS, START_WINDOW_DEFAULT_MS,
+    HEARTBEAT_DEFAULT_MS, LOST_TIMEOUT_DEFAULT_MS, MARGINS_PER_LOST_TIMEOUT_COUNT, SILENCE_MARGIN_MS,
+    START_WINDOW_DEFAULT_MS,
 };
 use crate::machine::{Settings, SettingsError};
 use crate::shell::{Driver, Finished, boot_now};
@@ -92,10 +93,15 @@ impl AgentConfig {
             handlers: handlers.names(),
             heartbeat: self.heartbeat,
             lost_timeout: self.lost_timeout,
-            silence_margin: Duration::from_millis(SILENCE_MARGIN_MS),
+            silence_margin: self.silence_margin(),
             kill_grace: handlers.kill_grace_max(),
             start_window: self.start_window,
         }
+    }
+
+    /// How long before the lost timeout the session has ended.
+    fn silence_margin(&self) -> Duration {
+        Duration::from_millis(SILENCE_MARGIN_MS).min(self.lost_timeout / MARGINS_PER_LOST_TIMEOUT_COUNT)
     }
 
     /// The broker's settings with delays between reconnections that are short beside the lost timeout: when the broker is back, the

@@ -6,13 +6,16 @@
 //!
 //! [handlers.plan]
 //! builtin = "test"    # does what the payload says, see `TestHandler`
+//! kill_grace_ms = 500 # between the wish to stop and the end by force, 5000 unless set
 //! ```
 
+mod graced;
 mod noop;
 mod test_handler;
 
 use std::sync::Arc;
 
+pub(crate) use graced::Graced;
 pub use noop::Noop;
 pub use test_handler::TestHandler;
 

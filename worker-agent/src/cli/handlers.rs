@@ -9,8 +9,9 @@ use switchyard_common::config::{Loader, toml_key};
 use switchyard_common::contract::ids::HandlerName;
 use toml::Table;
 
-use crate::builtin;
+use crate::builtin::{self, Graced};
 use crate::exec::config::parse_handlers;
+use crate::exec::limits::KILL_GRACE_MAX_MS;
 use crate::exec::spec::ProgramSpec;
 use crate::exec::task::Runner;
 use crate::handler::{Handlers, HandlersError, KILL_GRACE_DEFAULT};
@@ -20,8 +21,15 @@ use crate::program::Program;
 #[derive(Debug, Clone, Default)]
 pub struct HandlerSpecs {
     programs: BTreeMap<String, ProgramSpec>,
-    /// Name to builtin name.
-    builtins: BTreeMap<String, String>,
+    builtins: BTreeMap<String, Builtin>,
+}
+
+/// One of the handlers that come with the agent.
+#[derive(Debug, Clone)]
+struct Builtin {
+    /// Its name in [`builtin::NAMES`].
+    name: String,
+    kill_grace: Duration,
 }
 
 impl HandlerSpecs {
@@ -36,7 +44,7 @@ impl HandlerSpecs {
             tables.into_iter().partition(|(_, table)| table.get("builtin").is_some());
         let mut specs = Self::default();
         for (name, table) in builtins {
-            match builtin_name(&table) {
+            match read_builtin(&table) {
                 Ok(builtin) => {
                     specs.builtins.insert(name, builtin);
                 }
@@ -61,7 +69,7 @@ impl HandlerSpecs {
     #[must_use]
     pub fn kill_grace_max(&self) -> Duration {
         let programs = self.programs.values().map(|spec| spec.kill_grace);
-        let builtins = self.builtins.values().map(|_| KILL_GRACE_DEFAULT);
+        let builtins = self.builtins.values().map(|builtin| builtin.kill_grace);
         programs.chain(builtins).max().unwrap_or_default()
     }
 
@@ -76,7 +84,8 @@ impl HandlerSpecs {
     pub fn describe(&self) -> String {
         let programs =
             self.programs.iter().map(|(name, spec)| format!("{name} = {}", spec.command.join(" ")));
-        let builtins = self.builtins.iter().map(|(name, builtin)| format!("{name} = builtin {builtin}"));
+        let builtins =
+            self.builtins.iter().map(|(name, builtin)| format!("{name} = builtin {}", builtin.name));
         programs.chain(builtins).collect::<Vec<_>>().join("; ")
     }
 
@@ -87,8 +96,8 @@ impl HandlerSpecs {
     pub fn make(self, runner: Option<&Arc<Runner>>) -> Result<Handlers, HandlersError> {
         let mut handlers = Handlers::new();
         for (name, builtin) in &self.builtins {
-            if let Some(handler) = builtin::find(builtin) {
-                handlers.add(name, handler)?;
+            if let Some(handler) = builtin::find(&builtin.name) {
+                handlers.add(name, Arc::new(Graced { handler, kill_grace: builtin.kill_grace }))?;
             }
         }
         for (name, spec) in self.programs {
@@ -100,14 +109,39 @@ impl HandlerSpecs {
     }
 }
 
-fn builtin_name(table: &toml::Value) -> Result<String, String> {
-    let others = table.as_table().is_some_and(|table| table.len() > 1);
-    if others {
-        return Err("a builtin handler takes no other keys".to_owned());
+fn read_builtin(table: &toml::Value) -> Result<Builtin, String> {
+    let known = |key: &String| key == "builtin" || key == "kill_grace_ms";
+    if table.as_table().is_some_and(|table| !table.keys().all(known)) {
+        return Err("a builtin handler takes no other key than kill_grace_ms".to_owned());
     }
     let name = table.get("builtin").and_then(toml::Value::as_str).unwrap_or_default();
     if builtin::find(name).is_none() {
         return Err(format!("builtin must be one of {}", builtin::NAMES.join(", ")));
     }
-    Ok(name.to_owned())
+    let kill_grace = table.get("kill_grace_ms").map_or(Ok(KILL_GRACE_DEFAULT), |value| {
+        let ms =
+            value.as_integer().and_then(|ms| u64::try_from(ms).ok()).filter(|ms| *ms <= KILL_GRACE_MAX_MS);
+        let wrong = || format!("kill_grace_ms must be a whole number from 0 to {KILL_GRACE_MAX_MS}");
+        ms.map(Duration::from_millis).ok_or_else(wrong)
+    })?;
+    Ok(Builtin { name: name.to_owned(), kill_grace })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Builtin, String> {
+        read_builtin(&toml::Value::Table(toml::from_str(text).unwrap()))
+    }
+
+    #[test]
+    fn a_builtin_handler_has_the_kill_grace_of_its_table() {
+        assert_eq!(read("builtin = \"test\"").unwrap().kill_grace, KILL_GRACE_DEFAULT);
+        let short = read("builtin = \"test\"\nkill_grace_ms = 500").unwrap();
+        assert_eq!(short.kill_grace, Duration::from_millis(500));
+        for wrong in ["kill_grace_ms = -1", "kill_grace_ms = \"5s\"", "kill_grace_ms = 600001", "more = 1"] {
+            assert!(read(&format!("builtin = \"test\"\n{wrong}")).is_err(), "{wrong}");
+        }
+    }
 }

@@ -20,8 +20,11 @@ pub const PRESENCE_RETRY_MS: u64 = 1_000;
 pub const HEARTBEAT_DEFAULT_MS: u64 = 5_000;
 /// Silence after which the dispatcher declares an agent lost unless configured, in milliseconds. Must be the dispatcher's value.
 pub const LOST_TIMEOUT_DEFAULT_MS: u64 = 20_000;
-/// How long before the lost timeout the agent has ended its session, in milliseconds.
+/// How long before the lost timeout the agent has ended its session, in milliseconds; less where the lost timeout is short.
 pub const SILENCE_MARGIN_MS: u64 = 2_000;
+/// The margin is at most the lost timeout divided by this. Both sides count from moments in this order, send, then hearing, so the
+/// margin is only for an agent that is slow to act, and three quarters of a second is enough for that.
+pub const MARGINS_PER_LOST_TIMEOUT_COUNT: u32 = 4;
 /// Signs of life whose confirm is awaited at the same time; older ones no longer count.
 pub const PRESENCE_OPEN_MAX_COUNT: usize = 16;
 /// Finished attempts that are remembered so that a copy never runs (protocol B5). Far above the copies that can be on their way:

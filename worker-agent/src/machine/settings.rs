@@ -62,11 +62,17 @@ pub enum SettingsError {
     Zero(&'static str),
     /// Two heartbeats must fit before handlers are stopped, else one late confirm ends the session.
     #[error(
-        "lost timeout ({lost_ms} ms) is too short: it must hold two heartbeats, the longest kill grace and the margin, together {needed_ms} ms"
+        "lost timeout ({lost_ms} ms) is too short: it must hold two heartbeats of {heartbeat_ms} ms, the longest kill grace of a handler, {kill_grace_ms} ms, and a margin of {margin_ms} ms, together {needed_ms} ms: set heartbeat and the handlers' kill_grace_ms lower, or the lost timeout higher here and in the dispatcher"
     )]
     LostTimeout {
         /// The lost timeout, in milliseconds.
         lost_ms: u128,
+        /// The time between heartbeats, in milliseconds.
+        heartbeat_ms: u128,
+        /// The longest kill grace of a handler, in milliseconds.
+        kill_grace_ms: u128,
+        /// How long before the lost timeout the session has ended, in milliseconds.
+        margin_ms: u128,
         /// The least that would do, in milliseconds.
         needed_ms: u128,
     },
@@ -114,8 +120,13 @@ impl Settings {
         }
         let needed = self.heartbeat * 2 + self.kill_grace + self.silence_margin;
         if self.lost_timeout < needed {
-            let (lost_ms, needed_ms) = (self.lost_timeout.as_millis(), needed.as_millis());
-            errors.push(SettingsError::LostTimeout { lost_ms, needed_ms });
+            errors.push(SettingsError::LostTimeout {
+                lost_ms: self.lost_timeout.as_millis(),
+                heartbeat_ms: self.heartbeat.as_millis(),
+                kill_grace_ms: self.kill_grace.as_millis(),
+                margin_ms: self.silence_margin.as_millis(),
+                needed_ms: needed.as_millis(),
+            });
         }
         if errors.is_empty() { Ok(()) } else { Err(errors) }
     }

@@ -111,7 +111,8 @@ impl Scenario {
         })
     }
 
-    /// Finds lost agents after `lost_after`. An agent needs two heartbeats, its longest kill grace and two seconds within it.
+    /// Finds lost agents after `lost_after`. An agent needs two heartbeats, its longest kill grace and a quarter of it, at
+    /// most two seconds, within it.
     #[must_use]
     pub fn with_pace(mut self, heartbeat: Duration, lost_after: Duration) -> Self {
         self.pace = Pace { heartbeat, lost_after };
