@@ -4,7 +4,7 @@
 SERVICES := deploy/local/services
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status env logs reset run demo build test lint mutants contract toolchain
+.PHONY: help up down status env logs reset run demo build test lint load liveness mutants contract toolchain
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,10 @@ lint: toolchain ## format, lints, dependencies, shell scripts
 load: toolchain ## 20,000 no-op tasks over 500 workspaces, beside the raw three-hop chain of the same run (release build)
 	@cargo build --locked --release --bin dispatcher --bin worker-agent --bin load
 	@$(SERVICES) with target/release/load
+
+liveness: toolchain ## how long work is still when agents, dispatchers, broker or database fail; median and worst of 10 (30 minutes)
+	@cargo build --locked --bin dispatcher --bin worker-agent --bin liveness
+	@$(SERVICES) with target/debug/liveness
 
 mutants: toolchain ## remove each listed guard in turn, in a copy: a seed or its test must fail (some: tests/mutants/run WORD)
 	@tests/mutants/run

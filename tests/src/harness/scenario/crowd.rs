@@ -1,5 +1,6 @@
 //! Many tasks at once, and what must be true of them when whatever went wrong is over.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::ensure;
@@ -26,11 +27,15 @@ impl Scenario {
     /// # Errors
     /// When one is not confirmed.
     pub async fn publish_many(&self, count: usize, payload: &Value) -> anyhow::Result<()> {
-        let plan = |number| {
-            let workspace = format!("w-{}", number % WORKSPACES_COUNT);
-            submission(&format!("t-{number}"), &workspace, "plan", payload.clone())
-        };
-        self.publish_all((0..count).map(plan)).await
+        self.publish_numbers(0..count, payload).await
+    }
+
+    /// As [`publish_many`](Self::publish_many), of these numbers.
+    ///
+    /// # Errors
+    /// When one is not confirmed.
+    pub async fn publish_numbers(&self, numbers: Range<usize>, payload: &Value) -> anyhow::Result<()> {
+        self.publish_all(numbers.map(|number| plan(number, payload))).await
     }
 
     /// As [`publish_many`](Self::publish_many) with approved applies `a-0`, `a-1` and so on, each in a workspace of its own.
@@ -47,17 +52,34 @@ impl Scenario {
         self.publish_all((0..count).map(apply)).await
     }
 
-    async fn publish_all(&self, submissions: impl Iterator<Item = Value>) -> anyhow::Result<()> {
+    /// A publisher of events that waits for no answers.
+    ///
+    /// # Errors
+    /// When the broker's URL is wrong.
+    pub fn publisher(&self) -> anyhow::Result<Publisher> {
         let config = BrokerConfig::new(Secret::new(self.amqp_url.clone()), "upstream");
-        let publisher = Publisher::start(&config, "publish")?;
-        let message = |data: Value| {
-            let event = event(EventType::TaskSubmitted, data);
-            let properties = Properties::persistent(STRUCTURED_CONTENT_TYPE);
-            let body = serde_json::to_vec(&event)?;
-            let exchange = self.namespace.events_exchange();
-            anyhow::Ok(Outgoing::new(&exchange, &event.event_type, properties, body, true)?)
-        };
-        let messages: Vec<Outgoing> = submissions.map(message).collect::<anyhow::Result<_>>()?;
+        Ok(Publisher::start(&config, "publish")?)
+    }
+
+    /// The message that submits plan `t-<number>`.
+    ///
+    /// # Errors
+    /// When it exceeds a limit.
+    pub fn plan(&self, number: usize, payload: &Value) -> anyhow::Result<Outgoing> {
+        self.submitting(plan(number, payload))
+    }
+
+    fn submitting(&self, data: Value) -> anyhow::Result<Outgoing> {
+        let event = event(EventType::TaskSubmitted, data);
+        let properties = Properties::persistent(STRUCTURED_CONTENT_TYPE);
+        let body = serde_json::to_vec(&event)?;
+        Ok(Outgoing::new(&self.namespace.events_exchange(), &event.event_type, properties, body, true)?)
+    }
+
+    async fn publish_all(&self, submissions: impl Iterator<Item = Value>) -> anyhow::Result<()> {
+        let publisher = self.publisher()?;
+        let messages: Vec<Outgoing> =
+            submissions.map(|data| self.submitting(data)).collect::<anyhow::Result<_>>()?;
         let outcomes = publisher.publish_pipelined(messages).await;
         ensure!(outcomes.iter().all(|outcome| outcome.is_acked()), "not every event was confirmed");
         publisher.close(CLOSE_WITHIN).await;
@@ -112,6 +134,11 @@ impl Scenario {
         ensure!(audit.status.success(), "audit: {}", String::from_utf8_lossy(&audit.stdout));
         Ok(())
     }
+}
+
+fn plan(number: usize, payload: &Value) -> Value {
+    let workspace = format!("w-{}", number % WORKSPACES_COUNT);
+    submission(&format!("t-{number}"), &workspace, "plan", payload.clone())
 }
 
 impl Process {
