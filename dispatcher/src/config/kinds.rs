@@ -10,6 +10,8 @@ use switchyard_common::contract::ids::{HandlerName, KindName, StepName};
 use switchyard_common::contract::limits::PRIORITY_MAX;
 use switchyard_common::task::{Kind, Kinds, Step, StepPolicy};
 
+use super::parameters::as_json;
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct KindTable {
@@ -29,16 +31,17 @@ struct StepTable {
     #[serde(default)]
     approval: bool,
     repeatable: bool,
-    #[serde(default)]
-    parameters: Value,
+    parameters: Option<toml::Value>,
     #[serde(default)]
     policy: PolicyTable,
 }
 
-impl From<StepTable> for Step {
-    fn from(table: StepTable) -> Self {
-        let StepTable { name, handler, approval, repeatable, parameters, policy } = table;
-        Self { name, handler, approval, repeatable, parameters, policy: policy.into() }
+impl StepTable {
+    fn read(self) -> Result<Step, String> {
+        let Self { name, handler, approval, repeatable, parameters, policy } = self;
+        let parameters = parameters.map_or(Ok(Value::Null), as_json);
+        let parameters = parameters.map_err(|wrong| format!("step {name}, parameters: {wrong}"))?;
+        Ok(Step { name, handler, approval, repeatable, parameters, policy: policy.into() })
     }
 }
 
@@ -91,11 +94,12 @@ fn kind(name: &str, table: KindTable) -> Result<Kind, String> {
     if table.default_priority > PRIORITY_MAX {
         return Err(format!("kind {name}: default_priority must be 0 to {PRIORITY_MAX}"));
     }
+    let steps: Result<Vec<Step>, String> = table.steps.into_iter().map(StepTable::read).collect();
     let kind = Kind {
         exclusive: table.exclusive,
         auto_approve_allowed: table.auto_approve_allowed,
         default_priority: table.default_priority,
-        steps: table.steps.into_iter().map(Step::from).collect(),
+        steps: steps.map_err(|wrong| format!("kind {name}, {wrong}"))?.into(),
         name,
     };
     kind.check().map_err(|error| error.to_string())?;
@@ -129,6 +133,13 @@ mod tests {
         assert!(errors.is_empty(), "{errors:?}");
         let expected = StepPolicy { run_timeout_ms: 5_000, ..StepPolicy::default() };
         assert_eq!(kinds[0].steps[0].policy, expected);
+    }
+
+    #[test]
+    fn parameters_that_json_cannot_hold_are_an_error_that_names_their_step() {
+        let (kinds, errors) = read(&format!("{DEPLOY}parameters = {{ limit = nan }}"));
+        assert!(kinds.is_empty() && errors.len() == 1, "{errors:?}");
+        assert!(errors[0].contains("kind deploy, step roll_out, parameters: NaN"), "{errors:?}");
     }
 
     #[test]

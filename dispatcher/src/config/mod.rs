@@ -2,6 +2,7 @@
 
 mod kinds;
 mod load;
+mod parameters;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
