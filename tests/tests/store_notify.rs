@@ -9,6 +9,7 @@ use switchyard_common::broker::{LostReason, Outgoing, PublishOutcome};
 use switchyard_common::task::Input;
 use switchyard_dispatcher::notify::run::run_once;
 use switchyard_dispatcher::store::outbox::release;
+use switchyard_dispatcher::store::{Named, StoreError, apply};
 use switchyard_tests::harness::database::TestDatabase;
 use switchyard_tests::harness::letters::namespace;
 use switchyard_tests::harness::seed::{Seed, TaskSeed};
@@ -134,4 +135,23 @@ async fn the_end_of_a_task_is_told_with_its_own_event() {
     );
     assert_eq!(told[0]["data"]["status"], "cancelled");
     assert!(told[0]["id"].as_str().unwrap().len() == 36);
+}
+
+#[tokio::test]
+async fn incident_43_a_status_that_was_not_stored_is_not_told() {
+    let database = TestDatabase::new().await;
+    let (db, seed) = (&database.db, Seed::new(&database.db));
+    seed.workspace("w", "default").await;
+    let task = seed.task(&TaskSeed::new("t", "w", "plan")).await;
+    let swallow = "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$; \
+        CREATE TRIGGER swallow BEFORE UPDATE ON tasks FOR EACH ROW EXECUTE FUNCTION swallow()";
+    db.connection().await.unwrap().batch_execute(swallow).await.unwrap();
+    let cancel = Input::Cancel { by: "ada".into(), force: false };
+    let named = Named { task_id: task.clone(), attempt: None, input: cancel.clone() };
+    let error = apply(db, &[named]).await.unwrap_err();
+    assert!(matches!(error, StoreError::FenceMiss { table: "tasks", .. }), "{error}");
+    assert_eq!(left(&seed).await, 0, "told, but not so");
+    seed.execute("DROP TRIGGER swallow ON tasks", &[]).await;
+    seed.must(&task, cancel).await;
+    assert_eq!((seed.status(&task).await.as_str(), left(&seed).await), ("cancelled", 1));
 }

@@ -219,6 +219,15 @@ mod tests {
     }
 
     #[test]
+    fn incident_15_what_has_no_name_is_refused_by_whoever_sends_it_and_by_whoever_reads_it() {
+        let files = files(&[("", 1)]);
+        assert_eq!(Manifest::of(&files), Err(ArtifactError::Name(String::new())));
+        let sent = ManifestEntry { name: String::new(), size: 1, sha256: Digest::of(&[7]) };
+        let read = Manifest(vec![sent]).check(ARTIFACTS_TOTAL_MAX_BYTES as u64);
+        assert_eq!(read, Err(ArtifactError::Name(String::new())));
+    }
+
+    #[test]
     fn the_total_is_accepted_at_the_limit_and_refused_one_byte_over() {
         assert!(Manifest::of(&files(&[("a", ARTIFACTS_TOTAL_MAX_BYTES)])).is_ok());
         let over = Manifest::of(&files(&[("a", ARTIFACTS_TOTAL_MAX_BYTES), ("b", 1)]));

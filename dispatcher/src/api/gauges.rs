@@ -47,6 +47,10 @@ fn describe() {
     );
     describe_gauge!("switchyard_agents_live", "Agents that are heard, by pool.");
     describe_gauge!("switchyard_slots", "Slots of live agents that take work, by pool.");
+    describe_gauge!(
+        "switchyard_slots_wanted",
+        "Slots that could be used now, by pool: tasks in hand, and tasks that a pass could place. What to scale agents by."
+    );
     describe_gauge!("switchyard_slots_free", "Slots of live agents without an attempt, by pool.");
     describe_gauge!("switchyard_dead_letters_open", "Dead letters that nobody has resolved.");
     describe_gauge!("switchyard_notifications_waiting", "Notifications that are not published yet.");

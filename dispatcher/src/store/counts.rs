@@ -17,9 +17,14 @@ pub struct Counted {
 }
 
 /// Tasks that have not ended by pool and status (each pair, so that one that becomes empty is told), age of the oldest one that may
-/// run and waits, agents and slots by pool, open dead letters, notifications that wait.
+/// run and waits, agents and slots by pool, slots that a pool could use now, open dead letters, notifications that wait.
+///
+/// What could use a slot: what is in an agent's hand, and what a pass could place if there were agents. A task that is blocked, awaits
+/// approval, waits for its time or is paused could not (incident 34); one that is uncertain has its agent, whatever became of that.
 const COUNTS: &str = "WITH open_tasks AS (
-        SELECT pool_id, status, count(*) AS n, min(since) FILTER (WHERE status = 'pending' AND run_after IS NULL) AS oldest
+        SELECT pool_id, status, count(*) AS n, min(since) FILTER (WHERE status = 'pending' AND run_after IS NULL) AS oldest,
+            count(*) FILTER (WHERE status IN ('assigned', 'running')) AS in_hand,
+            count(*) FILTER (WHERE status = 'pending' AND run_after IS NULL AND NOT workspace_paused) AS eligible
         FROM tasks WHERE finished_at IS NULL GROUP BY pool_id, status),
     load AS (
         SELECT g.pool_id, g.slots, (SELECT count(*) FROM attempts a WHERE a.ended_at IS NULL AND a.pool_id = g.pool_id
@@ -35,6 +40,9 @@ const COUNTS: &str = "WITH open_tasks AS (
         FROM pools p
     UNION ALL SELECT 'slots_free', p.pool_id, NULL,
         coalesce((SELECT sum(greatest(slots - open, 0)) FROM load l WHERE l.pool_id = p.pool_id), 0)::float8 FROM pools p
+    UNION ALL SELECT 'slots_wanted', p.pool_id, NULL,
+        coalesce((SELECT sum(in_hand + CASE WHEN p.paused_at IS NULL AND p.revoked_at IS NULL THEN eligible ELSE 0 END)
+            FROM open_tasks o WHERE o.pool_id = p.pool_id), 0)::float8 FROM pools p
     UNION ALL SELECT 'dead_letters_open', '', NULL, (SELECT count(*) FROM dead_letters WHERE resolved_at IS NULL)::float8
     UNION ALL SELECT 'notifications_waiting', '', NULL, (SELECT count(*) FROM notifications)::float8";
 

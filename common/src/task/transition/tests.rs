@@ -3,6 +3,7 @@
 mod assign;
 mod fixtures;
 mod incidents;
+mod incidents_held;
 mod loss;
 mod people;
 mod settle;

@@ -161,7 +161,7 @@ fn an_attempt_that_was_revoked_before_it_came_never_runs() {
 }
 
 #[test]
-fn an_outcome_that_was_not_confirmed_is_published_again_until_it_is_and_acks_nothing_before() {
+fn incident_58_an_outcome_that_was_not_confirmed_is_published_again_until_it_is_and_acks_nothing_before() {
     let mut rig = Rig::heard();
     let work = rig.work(1);
     let (tag, _) = rig.deliver(&work);
