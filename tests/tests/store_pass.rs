@@ -126,6 +126,40 @@ async fn an_agent_gets_no_more_than_its_slots_and_credit_over_many_passes() {
     assert_eq!(total, usize::try_from(places).unwrap());
 }
 
+/// Makes the steps of a task something that no program reads.
+const UNREADABLE: &str = "UPDATE tasks SET steps = jsonb_set(steps, '{0,name}', '7') WHERE task_id = $1";
+
+#[tokio::test]
+async fn tasks_that_cannot_be_read_do_not_keep_the_only_free_place_from_the_one_behind_them() {
+    let database = TestDatabase::new().await;
+    let seed = Seed::new(&database.db);
+    for (task, workspace) in [("bad-1", "a"), ("bad-2", "b"), ("good", "c")] {
+        store_one(&database.db, submission(task, workspace, "plan_and_apply", json!({}))).await;
+    }
+    for bad in ["bad-1", "bad-2"] {
+        seed.execute(UNREADABLE, &[&bad]).await;
+    }
+    seed.agent("default", "worker-0").await;
+    seed.execute("UPDATE agents SET slots = 1, credit = 0, max_exclusive = 1", &[]).await;
+    assert_eq!(assigned(&database).await, ["good"]);
+    assert!(assigned(&database).await.is_empty(), "its place is taken");
+}
+
+#[tokio::test]
+async fn a_task_that_cannot_be_read_is_listed_with_that_reason_and_hides_no_other() {
+    let database = TestDatabase::new().await;
+    for task in ["good", "bad"] {
+        store_one(&database.db, submission(task, "w", "plan", json!({}))).await;
+    }
+    Seed::new(&database.db).execute(UNREADABLE, &[&"bad"]).await;
+    let filter = TaskFilter { limit: 10, ..TaskFilter::default() };
+    let listed = tasks(&database.db, &filter).await.unwrap();
+    let ids: Vec<&str> = listed.iter().map(|task| task.task_id.as_str()).collect();
+    assert_eq!(ids, ["bad", "good"]);
+    let why = &listed[0].waiting_for;
+    assert!(why.contains("task bad") && why.contains("tasks.steps"), "{why}");
+}
+
 #[tokio::test]
 async fn a_workspace_with_a_hundred_thousand_waiting_tasks_does_not_starve_another() {
     const WAITING: u32 = 100_000;

@@ -8,7 +8,7 @@ use switchyard_common::task::{AssignTo, Input};
 use uuid::Uuid;
 
 use super::narrate;
-use crate::schedule::{Detail, Placement, Plan, Snapshot, classes_with_capacity, plan};
+use crate::schedule::{Detail, Placement, Plan, PoolView, Snapshot, classes_with_capacity, plan};
 use crate::store::{Applied, Applier, Db, Named, StoreError, Transaction, pass};
 
 /// How a pass ended.
@@ -74,25 +74,66 @@ impl Outcome {
     }
 }
 
+/// Rounds of one pass: each passes over what the database refused in those before it.
+const ROUNDS_MAX_COUNT: usize = 32;
+
+/// Plans and assigns; again as long as the database refuses tasks, without these: one that cannot be assigned stays first in line, and
+/// must not keep a free place from the rest of the pool (incident 59).
 async fn in_transaction(db: &Db, transaction: &Transaction, pool: &PoolId) -> Result<Outcome, StoreError> {
     let Some(view) = pass::lock_pool(transaction, pool).await? else {
         return Ok(Outcome::busy());
     };
+    let mut passed_over: Vec<TaskId> = Vec::new();
+    let mut outcome = Outcome { end: PassEnd::Done, ..Outcome::busy() };
+    for _ in 0..ROUNDS_MAX_COUNT {
+        let poison = round(db, transaction, &view, &passed_over, &mut outcome).await?;
+        if poison.is_empty() {
+            break;
+        }
+        passed_over.extend(poison);
+    }
+    Ok(outcome)
+}
+
+/// One round, added to `outcome`. Gives the tasks that the database refused.
+async fn round(
+    db: &Db,
+    transaction: &Transaction,
+    view: &PoolView,
+    passed_over: &[TaskId],
+    outcome: &mut Outcome,
+) -> Result<Vec<TaskId>, StoreError> {
+    let pool = &view.id;
     let agents = pass::agents(transaction, pool).await?;
     let classes = classes_with_capacity(&agents);
-    let candidates = pass::candidates(transaction, pool, &classes).await?;
+    let candidates = pass::candidates(transaction, pool, &classes, passed_over).await?;
     let found = candidates.len();
-    let snapshot = Snapshot { pool: view, agents, candidates };
+    let snapshot = Snapshot { pool: view.clone(), agents, candidates };
     let plan = plan(&snapshot, Detail::ExclusiveOnly);
     let served = plan.served_rank();
-    let (assigned, refused) = assign(db, transaction, pool, &plan).await?;
+    let Assigned { assigned, refused, poison } = assign(db, transaction, pool, &plan).await?;
     if let Some(served) = served {
         pass::advance_rank(transaction, pool, served).await?;
     }
-    // A decision that the database refused leaves its place free: look again. So does a candidate limit that was reached in full.
+    // A decision that was refused leaves its place free: look again. So does a candidate limit that was reached in full.
     let cut = classes.iter().any(|class| class.limit == crate::schedule::capacity::CANDIDATES_MAX_COUNT);
-    let more = !refused.is_empty() || (cut && found > 0 && !assigned.is_empty());
-    Ok(Outcome { end: PassEnd::Done, agents: snapshot.agents.len(), plan, assigned, refused, more })
+    outcome.more |= !refused.is_empty() || (cut && found > 0 && !assigned.is_empty());
+    outcome.agents = snapshot.agents.len();
+    outcome.plan = plan;
+    outcome.assigned.extend(assigned);
+    outcome.refused.extend(refused);
+    Ok(poison)
+}
+
+/// What came of placements.
+#[derive(Default)]
+struct Assigned {
+    /// Committed with the transaction.
+    assigned: Vec<(Placement, AttemptKey)>,
+    /// Decisions that the transition function refused.
+    refused: Vec<Applied>,
+    /// Tasks that the database refused to read or to write.
+    poison: Vec<TaskId>,
 }
 
 /// Assigns what was planned. A decision that the database refuses is skipped and reported; it never fails the pass (protocol E4).
@@ -101,9 +142,9 @@ async fn assign(
     transaction: &Transaction,
     pool: &PoolId,
     plan: &Plan,
-) -> Result<(Vec<(Placement, AttemptKey)>, Vec<Applied>), StoreError> {
+) -> Result<Assigned, StoreError> {
     if plan.placements.is_empty() {
-        return Ok((Vec::new(), Vec::new()));
+        return Ok(Assigned::default());
     }
     transaction.batch_execute("SAVEPOINT placements").await?;
     match assign_together(db, transaction, pool, &plan.placements).await {
@@ -123,28 +164,26 @@ async fn assign_alone(
     pool: &PoolId,
     placements: &[Placement],
 ) -> Result<Assigned, StoreError> {
-    let (mut assigned, mut refused) = (Vec::new(), Vec::new());
+    let mut all = Assigned::default();
     for placement in placements {
         transaction.batch_execute("SAVEPOINT placement").await?;
         match assign_together(db, transaction, pool, std::slice::from_ref(placement)).await {
-            Ok((one, none)) => {
-                assigned.extend(one);
-                refused.extend(none);
+            Ok(one) => {
+                all.assigned.extend(one.assigned);
+                all.refused.extend(one.refused);
             }
             Err(error) if error.is_of_the_row() => {
                 transaction.batch_execute("ROLLBACK TO SAVEPOINT placement").await?;
                 metrics::counter!("switchyard_poison_tasks_total").increment(1);
                 tracing::error!(%pool, task_id = %placement.task_id, workspace_id = %placement.workspace, %error,
                     "the database refuses to assign this task; it is skipped");
+                all.poison.push(placement.task_id.clone());
             }
             Err(error) => return Err(error),
         }
     }
-    Ok((assigned, refused))
+    Ok(all)
 }
-
-/// Committed assignments, and decisions that the transition function refused.
-type Assigned = (Vec<(Placement, AttemptKey)>, Vec<Applied>);
 
 async fn assign_together(
     db: &Db,
@@ -156,20 +195,19 @@ async fn assign_together(
     let mut applier = Applier::load(db, transaction, &inputs).await?;
     let by_task: HashMap<&TaskId, &Placement> =
         placements.iter().map(|placement| (&placement.task_id, placement)).collect();
-    let mut assigned = Vec::with_capacity(inputs.len());
-    let mut refused = Vec::new();
+    let mut all = Assigned { assigned: Vec::with_capacity(inputs.len()), ..Assigned::default() };
     for input in &inputs {
         let applied = applier.decide(input);
         let key = applied.after().and_then(|subject| {
             Some(AttemptKey { task_id: subject.task.id.clone(), attempt: subject.attempt.as_ref()?.number })
         });
         match (key, by_task.get(&input.task_id)) {
-            (Some(key), Some(placement)) => assigned.push(((*placement).clone(), key)),
-            (Some(_) | None, _) => refused.push(applied),
+            (Some(key), Some(placement)) => all.assigned.push(((*placement).clone(), key)),
+            (Some(_) | None, _) => all.refused.push(applied),
         }
     }
     applier.finish().await?;
-    Ok((assigned, refused))
+    Ok(all)
 }
 
 fn named(pool: &PoolId, placement: &Placement) -> Named {

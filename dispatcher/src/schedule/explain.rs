@@ -80,6 +80,11 @@ pub enum WaitingOn {
         /// The agent that was lost.
         agent: String,
     },
+    /// Somebody to look at its row, or a newer dispatcher: this one cannot read it.
+    Unreadable {
+        /// What cannot be read.
+        why: String,
+    },
 }
 
 impl WaitingOn {
@@ -118,6 +123,7 @@ impl WaitingOn {
             Self::Resolution { agent } => {
                 format!("an operator: agent {agent} was lost after the step may have started")
             }
+            Self::Unreadable { why } => format!("an operator, or a newer dispatcher: {why}"),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
-use switchyard_common::contract::ids::{AgentId, HandlerName, PoolId, SessionId};
+use switchyard_common::contract::ids::{AgentId, HandlerName, PoolId, SessionId, TaskId};
 use tokio_postgres::Row;
 
 use super::db::Transaction;
@@ -88,12 +88,13 @@ fn agent(row: &Row) -> Result<AgentView, StoreError> {
     })
 }
 
-/// The first candidates of each class, in the order in which they are served: an index range per class, so that the cost is what
-/// is read, not what waits.
+/// The first candidates of each class but for `passed_over`, in the order in which they are served: an index range per class, so that
+/// the cost is what is read, not what waits.
 pub(crate) async fn candidates(
     transaction: &Transaction,
     pool: &PoolId,
     classes: &[ClassLimit],
+    passed_over: &[TaskId],
 ) -> Result<Vec<Candidate>, StoreError> {
     if classes.is_empty() {
         return Ok(Vec::new());
@@ -104,14 +105,17 @@ pub(crate) async fn candidates(
             SELECT task_id, workspace_id, handler, exclusive, step_repeatable, rank, priority, seq FROM tasks \
             WHERE pool_id = $1 AND handler = c.handler AND exclusive = c.exclusive AND step_repeatable = c.repeatable \
                 AND status = 'pending' AND run_after IS NULL AND NOT workspace_paused \
+                AND task_id <> ALL($6::text[]) \
             ORDER BY rank, priority DESC, seq LIMIT c.most) t";
     let statement = transaction.prepare_cached(SQL).await?;
     let handlers: Vec<&str> = classes.iter().map(|c| c.class.handler.as_str()).collect();
     let exclusive: Vec<bool> = classes.iter().map(|c| c.class.exclusive).collect();
     let repeatable: Vec<bool> = classes.iter().map(|c| c.class.repeatable).collect();
     let most: Vec<i64> = classes.iter().map(|c| i64::from(c.limit)).collect();
-    let rows =
-        transaction.query(&statement, &[&pool.as_str(), &handlers, &exclusive, &repeatable, &most]).await?;
+    let passed_over: Vec<&str> = passed_over.iter().map(TaskId::as_str).collect();
+    let rows = transaction
+        .query(&statement, &[&pool.as_str(), &handlers, &exclusive, &repeatable, &most, &passed_over])
+        .await?;
     rows.iter().map(candidate).collect()
 }
 

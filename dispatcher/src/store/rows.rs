@@ -41,7 +41,17 @@ pub(crate) fn count(column: &str, value: i32) -> Result<u32, StoreError> {
     parsed(column, u32::try_from(value))
 }
 
+/// Reads a task; the error names it, since somebody must look at its row.
 pub(crate) fn task(row: &Row, steps: &StepsCache) -> Result<Task, StoreError> {
+    read_task(row, steps).map_err(|error| match error {
+        StoreError::Unreadable(why) => {
+            StoreError::Unreadable(format!("task {}: {why}", row.get::<_, &str>("task_id")))
+        }
+        other => other,
+    })
+}
+
+fn read_task(row: &Row, steps: &StepsCache) -> Result<Task, StoreError> {
     let pool: PoolId = parsed("pool_id", row.get::<_, &str>("pool_id").parse())?;
     let status: &str = row.get("status");
     let failure_kind: Option<&str> = row.get("failure_kind");

@@ -84,7 +84,7 @@ pub struct TaskSummary {
     pub finished_at: Option<DateTime<Utc>>,
 }
 
-const LIST: &str = "t.priority, t.created_at, t.replay_of, \
+const LIST: &str = "t.step_name, t.priority, t.created_at, t.replay_of, \
         h.held_by, w.paused_at, w.paused_by, w.paused_why, coalesce(a.stop, false) AS stop_requested \
     FROM tasks t JOIN workspaces w ON w.workspace_id = t.workspace_id \
     LEFT JOIN LATERAL (SELECT x.task_id AS held_by FROM tasks x WHERE t.status = 'blocked' AND x.workspace_id = t.workspace_id \
@@ -95,7 +95,8 @@ const LIST: &str = "t.priority, t.created_at, t.replay_of, \
         AND ($3::text IS NULL OR t.workspace_id = $3) AND ($4::text IS NULL OR t.pool_id = $4) AND ($5::text IS NULL OR t.kind = $5) \
     ORDER BY t.seq DESC LIMIT $6";
 
-/// Lists tasks, newest first, each with the reason why it does not run.
+/// Lists tasks, newest first, each with the reason why it does not run. One that cannot be read is listed with that as its reason: it
+/// must not hide the others (incident 59).
 pub async fn tasks(db: &Db, filter: &TaskFilter) -> Result<Vec<TaskSummary>, StoreError> {
     db.transaction(|transaction| async move {
         let statuses: Vec<&str> = filter.statuses.iter().map(|status| status.as_str()).collect();
@@ -111,7 +112,14 @@ pub async fn tasks(db: &Db, filter: &TaskFilter) -> Result<Vec<TaskSummary>, Sto
         let mut snapshots: BTreeMap<PoolId, Snapshot> = BTreeMap::new();
         let mut summaries = Vec::with_capacity(rows.len());
         for row in rows {
-            let view = view(&row, db)?;
+            let view = match view(&row, db) {
+                Ok(view) => view,
+                Err(error @ StoreError::Unreadable(_)) => {
+                    summaries.push(unreadable(&row, &error)?);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             if !snapshots.contains_key(&view.task.pool) {
                 let snapshot = snapshot(&transaction, &view.task.pool).await?;
                 snapshots.insert(view.task.pool.clone(), snapshot);
@@ -176,6 +184,38 @@ fn summary(row: &Row, task: Task, reason: WaitingOn) -> TaskSummary {
         since: task.since,
         finished_at: task.finished_at,
     }
+}
+
+/// What the columns alone say of a task whose row cannot be read.
+fn unreadable(row: &Row, error: &StoreError) -> Result<TaskSummary, StoreError> {
+    let reason = WaitingOn::Unreadable { why: error.to_string() };
+    let status: &str = row.get("status");
+    let status =
+        Status::parse(status).ok_or_else(|| StoreError::Unreadable(format!("status: {status:?}")))?;
+    Ok(TaskSummary {
+        task_id: row.get("task_id"),
+        workspace_id: row.get("workspace_id"),
+        pool: row.get("pool_id"),
+        kind: row.get("kind"),
+        step: row.get("step_name"),
+        status,
+        waiting_for: reason.sentence(),
+        waiting_on: reason,
+        priority: row.get("priority"),
+        attempts: rows::count("attempts", row.get("attempts"))?,
+        losses: rows::count("losses", row.get("losses"))?,
+        agent: row.get("agent_id"),
+        pod: row.get("pod_name"),
+        artifact_digest: None,
+        approved_by: row.get("approved_by"),
+        cancel_requested_by: row.get("cancel_requested_by"),
+        failure_kind: None,
+        failure_message: row.get("failure_message"),
+        replay_of: row.get("replay_of"),
+        created_at: row.get("created_at"),
+        since: row.get("since"),
+        finished_at: row.get("finished_at"),
+    })
 }
 
 /// An attempt as people see it; its lease stays secret.
