@@ -47,6 +47,30 @@ pub enum AfterError {
     Refuse(Failure),
 }
 
+impl AfterError {
+    /// Whether one message is given up or given back.
+    #[must_use]
+    pub const fn is_of_the_message(&self) -> bool {
+        match self {
+            Self::PutBack(_) | Self::Refuse(_) => true,
+            Self::Wait | Self::Isolate => false,
+        }
+    }
+
+    /// What follows for a message of which several attempts cannot be settled: it is nacked only when nothing in it may still be settled
+    /// by a later try.
+    #[must_use]
+    pub fn or_graver(self, other: Self) -> Self {
+        let gravity = |after: &Self| match after {
+            Self::Wait => 3,
+            Self::Isolate => 2,
+            Self::PutBack(_) => 1,
+            Self::Refuse(_) => 0,
+        };
+        if gravity(&other) > gravity(&self) { other } else { self }
+    }
+}
+
 /// Decides what follows an error of the store with a batch of `messages`.
 #[must_use]
 pub fn after_error(error: &StoreError, messages: usize) -> AfterError {
@@ -114,6 +138,20 @@ mod tests {
         assert!(
             matches!(after_error(&unreadable, 1), AfterError::PutBack(why) if why.contains("tasks.steps"))
         );
+    }
+
+    #[test]
+    fn a_message_of_which_something_may_still_be_settled_is_not_nacked() {
+        let refuse = after_error(&poison(), 1);
+        let put_back = after_error(&StoreError::Unreadable("tasks.steps".into()), 1);
+        for (one, other, then) in [
+            (&refuse, &refuse, &refuse),
+            (&refuse, &put_back, &put_back),
+            (&put_back, &refuse, &put_back),
+            (&put_back, &AfterError::Wait, &AfterError::Wait),
+        ] {
+            assert_eq!(one.clone().or_graver(other.clone()), *then);
+        }
     }
 
     #[test]

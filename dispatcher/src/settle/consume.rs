@@ -205,6 +205,14 @@ impl<S: Settler> Consumer<S> {
                     after_panic(&panic, batch.len())
                 }
             };
+            let after = match &batch[..] {
+                [one] if after.is_of_the_message() => self.settle_apart(&one.heard, after).await,
+                _ => Some(after),
+            };
+            let Some(after) = after else {
+                self.ended(batch, vec![Fate::Done], shutdown).await;
+                break;
+            };
             match after {
                 AfterError::Wait => {
                     if !self.wait(waits, shutdown).await {
@@ -233,6 +241,28 @@ impl<S: Settler> Consumer<S> {
         }
         self.resume();
         Vec::new()
+    }
+
+    /// Settles what one message says of several attempts one by one: what is wrong with one of them must not cost what the same agent said
+    /// of the others (incident 59). Gives what follows for the message; none when everything is settled after all.
+    async fn settle_apart(&self, heard: &Heard, after_all: AfterError) -> Option<AfterError> {
+        let parts = heard.apart();
+        if parts.is_empty() {
+            return Some(after_all);
+        }
+        let mut after: Option<AfterError> = None;
+        for part in &parts {
+            let after_part = match catch_panic(self.settler.settle(&[part])).await {
+                Ok(Ok(fates)) => fates.into_iter().find_map(after_fate),
+                Ok(Err(error)) => Some(after_error(&error, 1)),
+                Err(panic) => Some(after_panic(&panic, 1)),
+            };
+            after = match (after, after_part) {
+                (Some(one), Some(other)) => Some(one.or_graver(other)),
+                (one, other) => one.or(other),
+            };
+        }
+        after
     }
 
     /// Stops consuming for a while. False when shutdown came: everything in hand goes back to the broker.
@@ -306,6 +336,18 @@ impl<S: Settler> Consumer<S> {
         }
         self.resume();
         let _one_that_is_stale_comes_again = acker.nack(false).await;
+    }
+}
+
+/// What follows for a message of which one attempt was settled alone.
+fn after_fate(fate: Fate) -> Option<AfterError> {
+    match fate {
+        Fate::Done => None,
+        // It comes again with the rest, and by then what it waits for has arrived or never will.
+        Fate::Hold(_) => {
+            Some(AfterError::PutBack("an outcome in this message waits for its artifacts".to_owned()))
+        }
+        Fate::Refuse(failure) => Some(AfterError::Refuse(*failure)),
     }
 }
 

@@ -12,7 +12,9 @@ use switchyard_common::contract::limits::{
     ARTIFACT_PART_MAX_BYTES, ARTIFACTS_TOTAL_MAX_BYTES, BROKER_MESSAGE_MAX_BYTES, LOG_LINE_MAX_CHARS,
     LOG_REPORT_MAX_LINES, RESULT_MAX_BYTES,
 };
-use switchyard_common::contract::report::{LeftPart, LogLines, Outcome, OutcomeEnd, Report, ReportBody};
+use switchyard_common::contract::report::{
+    Claim, LeftPart, LogLines, Outcome, OutcomeBatch, OutcomeEnd, Report, ReportBody, StartedBatch,
+};
 use switchyard_common::contract::routing::{ReportKind, parse_report_key};
 use switchyard_common::failure::bound;
 
@@ -32,6 +34,32 @@ pub struct Heard {
     pub body: ReportBody,
     /// It has waited long enough for its artifact parts: what is missing now fails it.
     pub waited: bool,
+}
+
+impl Heard {
+    /// What it says of each attempt, as reports of their own; nothing where it speaks of one alone.
+    #[must_use]
+    pub fn apart(&self) -> Vec<Self> {
+        let bodies: Vec<ReportBody> = match &self.body {
+            ReportBody::Outcome(batch) => {
+                let alone = |one: &Outcome| ReportBody::Outcome(OutcomeBatch { outcomes: vec![one.clone()] });
+                batch.outcomes.iter().map(alone).collect()
+            }
+            ReportBody::Started(batch) => {
+                let alone = |one: &Claim| ReportBody::Started(StartedBatch { claims: vec![one.clone()] });
+                batch.claims.iter().map(alone).collect()
+            }
+            ReportBody::Hello(_)
+            | ReportBody::Heartbeat(_)
+            | ReportBody::Ask(_)
+            | ReportBody::Artifact(_)
+            | ReportBody::Log(_) => Vec::new(),
+        };
+        if bodies.len() < 2 {
+            return Vec::new();
+        }
+        bodies.into_iter().map(|body| Self { body, ..self.clone() }).collect()
+    }
 }
 
 /// Why a message is not a report that this queue takes.

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::Utc;
 use switchyard_common::broker::{ConsumeConnection, Setup, declare};
 use switchyard_common::config::Secret;
 use switchyard_common::contract::artifact::{Manifest, split};
 use switchyard_common::contract::control::Order;
 use switchyard_common::contract::ids::Nonce;
-use switchyard_common::contract::report::{Ask, LeftPart, OutcomeEnd, ReportBody};
+use switchyard_common::contract::report::{Ask, LeftPart, Outcome, OutcomeBatch, OutcomeEnd, ReportBody};
 use switchyard_common::contract::routing::ReportKind;
 use switchyard_common::guard::spawn_guarded;
 use switchyard_common::shutdown::Shutdown;
@@ -77,6 +78,43 @@ async fn outcomes_are_acked_after_their_commit_and_malformed_ones_are_dead_lette
         0,
         "everything was settled"
     );
+}
+
+#[tokio::test]
+async fn an_outcome_that_cannot_be_settled_does_not_cost_the_others_of_its_message() {
+    let scenario = Scenario::new("settle_apart").await.unwrap();
+    let seed = Seed::new(&scenario.database.db);
+    seed.workspace("w", "default").await;
+    let agent = seed.agent("default", "worker-0").await;
+    let puppet = Puppet::new(&scenario, agent.clone()).await;
+    let mut outcomes = Vec::new();
+    for n in 0..6 {
+        let task = seed.task(&TaskSeed::new(&format!("t{n}"), "w", "plan")).await;
+        let claim = seed.assign(&task, &agent).await;
+        outcomes.push(Outcome { claim, started_at: None, ended_at: Utc::now(), log_lines: 0, end: done() });
+    }
+    // The database refuses the one, and this program cannot read the other.
+    let refuse = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+        RAISE EXCEPTION 'not this one' USING ERRCODE = '22000'; END $$; \
+        CREATE TRIGGER refuse BEFORE UPDATE OF status ON tasks FOR EACH ROW WHEN (NEW.task_id = 't1') EXECUTE FUNCTION refuse()";
+    scenario.database.db.connection().await.unwrap().batch_execute(refuse).await.unwrap();
+    seed.execute("UPDATE tasks SET steps = jsonb_set(steps, '{0,name}', '7') WHERE task_id = 't4'", &[])
+        .await;
+    let unreadable = outcomes.split_off(3);
+    puppet.report(ReportBody::Outcome(OutcomeBatch { outcomes })).await;
+    puppet.report(ReportBody::Outcome(OutcomeBatch { outcomes: unreadable })).await;
+    let replica = Replica::start(&scenario, Duration::from_secs(20)).await;
+    for task in ["t0", "t2", "t3", "t5"] {
+        status_becomes(seed, task, "succeeded").await;
+    }
+    count_becomes(seed, "dead_letters WHERE failure_kind = 'poison_row'", 1).await;
+    seed.execute(
+        "UPDATE tasks SET steps = jsonb_set(steps, '{0,name}', '\"plan\"') WHERE task_id = 't4'",
+        &[],
+    )
+    .await;
+    status_becomes(seed, "t4", "succeeded").await;
+    replica.end().await;
 }
 
 #[tokio::test]
