@@ -5,15 +5,19 @@
     reason = "all of this is tests; clippy exempts only the test functions themselves"
 )]
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use switchyard_common::broker::{
     BrokerConfig, ConnectionState, Publisher, Session, declare, delete_queue, queue_counts,
 };
 use switchyard_common::config::Secret;
+use switchyard_common::contract::artifact::Manifest;
 use switchyard_common::contract::assignment::AttemptKey;
+use switchyard_common::contract::report::OutcomeEnd;
 use switchyard_common::guard::{GuardedTask, spawn_guarded};
 use switchyard_common::shutdown::Shutdown;
+use switchyard_common::task::{Input, Reporter};
 use switchyard_dispatcher::pass::Wake;
 use switchyard_dispatcher::presence::replicas::beat_once;
 use switchyard_dispatcher::route::run::Router;
@@ -154,6 +158,40 @@ async fn a_publish_that_waited_too_long_is_claimed_anew_before_it_is_sent() {
     stage.sent(1).await;
     routing.end().await;
     assert!(stage.publish_no(&key).await > 1, "the number grows before anything is sent");
+    stage.end().await;
+}
+
+/// Reading the parts of any artifact takes longer than an assignment may wait to be written.
+const SLOW_PARTS: &str = "ALTER TABLE artifact_parts RENAME TO parts; \
+    CREATE VIEW artifact_parts AS SELECT p.* FROM parts p, LATERAL (SELECT pg_sleep(1.2 + 0 * p.part)) slow";
+
+#[tokio::test]
+async fn inputs_that_take_longer_to_read_than_an_assignment_may_wait_are_sent_at_the_first_try() {
+    let stage = Stage::new("route_slow_inputs").await;
+    let db = stage.scenario.database.db.clone();
+    let files = BTreeMap::from([("plan".to_owned(), b"change it".to_vec())]);
+    let manifest = Manifest::of(&files).unwrap();
+    let task = stage.seed().task(&TaskSeed::new("t", "w", "plan_and_apply")).await;
+    let claim = stage.seed().assign(&task, &stage.agent).await;
+    let reporter = Reporter { agent: stage.agent.agent.clone(), granted: true, epoch_is_current: true };
+    let end = OutcomeEnd::Succeeded { changes: true, artifacts: manifest.clone(), result: None };
+    stage.seed().must(&task, Input::Outcome { reporter, claim, end }).await;
+    let (json, digest) = (serde_json::to_value(&manifest).unwrap(), manifest.digest().to_string());
+    let keep = "INSERT INTO artifacts (task_id, attempt, manifest, digest, total_bytes, created_at) VALUES ('t', 1, $1, $2, 9, now())";
+    stage.seed().execute(keep, &[&json, &digest]).await;
+    stage
+        .seed()
+        .execute("INSERT INTO artifact_parts VALUES ('t', 1, 'plan', 0, 'change it'::bytea)", &[])
+        .await;
+    stage.seed().must(&task, Input::Approve { by: "ann".into(), digest: None }).await;
+    db.connection().await.unwrap().batch_execute(SLOW_PARTS).await.unwrap();
+    let key = stage.seed().assign(&task, &stage.agent).await.key();
+    let routing = Routing::start(&stage, &db, &broker(&broker_url())).await;
+    routing.handed_over.send(vec![key.clone()]).await.unwrap();
+    stage.sent(2).await;
+    routing.end().await;
+    let sql = "SELECT publish_no FROM attempts WHERE task_id = $1 AND ended_at IS NULL";
+    assert_eq!(stage.seed().value::<i32>(sql, &[&"t"]).await, 1, "nothing was sent under the number before");
     stage.end().await;
 }
 

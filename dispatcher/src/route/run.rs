@@ -17,9 +17,10 @@ use super::decide::{
     may_send_for,
 };
 use super::message::messages;
+use super::prepare::{Prepared, Span};
 use crate::pass::Wake;
 use crate::store::route::{
-    Dispatch, Publish, claim_resends, dispatches, orphaned, record_confirms, unconfirmed_own,
+    Dispatch, Publish, claim_resends, dispatches, orphaned, record_confirms, renew, unconfirmed_own,
 };
 use crate::store::{self, Db, Named};
 
@@ -206,32 +207,53 @@ impl Router {
         let tries_of: HashMap<AttemptKey, u32> =
             jobs.into_iter().map(|job| (job.publish.key, job.tries)).collect();
         let tries = |assignment: &Assignment| tries_of.get(&assignment.key()).copied().unwrap_or(1);
-        let mut write_by = asked_at + SEND_WITHIN;
-        let mut outgoing = Vec::new();
-        let mut spans: Vec<(Assignment, u32, usize)> = Vec::with_capacity(dispatches.len());
+        let mut prepared = Prepared {
+            spans: Vec::with_capacity(dispatches.len()),
+            outgoing: Vec::new(),
+            write_by: asked_at + SEND_WITHIN,
+        };
         for dispatch in dispatches {
             let assignment = dispatch.assignment.clone();
             let tries = tries(&assignment);
             let Some(left) = may_send_for(dispatch.age) else {
-                end.resends.push((Instant::now(), publish_of(&assignment), tries.saturating_sub(1)));
+                let span = Span { assignment, tries, count: 0 };
+                end.resends.push((Instant::now(), span.publish(), tries.saturating_sub(1)));
                 continue;
             };
-            write_by = write_by.min(asked_at + left);
-            match messages(&self.namespace, dispatch) {
-                Ok(messages) => {
-                    spans.push((assignment, tries, messages.len()));
-                    outgoing.extend(messages);
-                }
-                Err(error) => {
-                    tracing::error!(task_id = %assignment.task_id, attempt = assignment.attempt, %error, "assignment cannot be sent");
-                    spans.push((assignment, tries, 0));
-                }
-            }
+            prepared.write_by = prepared.write_by.min(asked_at + left);
+            let messages = messages(&self.namespace, dispatch).unwrap_or_else(|error| {
+                tracing::error!(task_id = %assignment.task_id, attempt = assignment.attempt, %error, "assignment cannot be sent");
+                Vec::new()
+            });
+            prepared.spans.push(Span { assignment, tries, count: messages.len() });
+            prepared.outgoing.extend(messages);
         }
-        let outcomes = self.publisher.publish_settled(outgoing, write_by).await;
-        let returned = sort_out(spans, outcomes, &mut end);
+        if prepared.is_late(Instant::now()) {
+            prepared = self.renewed(prepared, &mut end).await;
+        }
+        let outcomes = self.publisher.publish_settled(prepared.outgoing, prepared.write_by).await;
+        let returned = sort_out(prepared.spans, outcomes, &mut end);
         self.tell_returned(&returned).await;
         end
+    }
+
+    /// Gives what took long to prepare its full time again, as far as it is still this replica's own: nothing was sent under its number
+    /// yet, so the number stays.
+    async fn renewed(&self, prepared: Prepared, end: &mut BatchEnd) -> Prepared {
+        let (asked_at, asked) = (Instant::now(), prepared.publishes());
+        match renew(&self.db, &asked).await {
+            Ok(own) => {
+                note_not_sent(asked.len() - own.len());
+                prepared.only(&own, asked_at + SEND_WITHIN)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "assignments that took long to read cannot be sent now; trying again");
+                let again =
+                    |span: &Span| (asked_at + STORE_WAIT, span.publish(), span.tries.saturating_sub(1));
+                end.resends.extend(prepared.spans.iter().map(again));
+                prepared.only(&[], asked_at)
+            }
+        }
     }
 
     /// Reads contents until the database answers, and says when it was asked: the assignments are committed, so they must go out, here
@@ -308,14 +330,11 @@ const fn bounded(confirmed: &[(Instant, AttemptKey)]) -> bool {
 }
 
 /// What follows for each assignment of a batch; gives back those that were returned.
-fn sort_out(
-    spans: Vec<(Assignment, u32, usize)>,
-    outcomes: Vec<PublishOutcome>,
-    end: &mut BatchEnd,
-) -> Vec<Assignment> {
+fn sort_out(spans: Vec<Span>, outcomes: Vec<PublishOutcome>, end: &mut BatchEnd) -> Vec<Assignment> {
     let mut outcomes = outcomes.into_iter();
     let mut returned = Vec::new();
-    for (assignment, tries, count) in spans {
+    for span in spans {
+        let (publish, Span { assignment, tries, count }) = (span.publish(), span);
         let mut deliveries: Vec<Delivery> = outcomes.by_ref().take(count).map(|o| delivery(&o)).collect();
         let own = deliveries.pop().unwrap_or(Delivery::Unknown);
         let next = after_publish(own, &deliveries, tries, rand::random());
@@ -324,15 +343,11 @@ fn sort_out(
             Next::Confirmed => end.confirmed.push(assignment.key()),
             Next::TellReturned => returned.push(assignment),
             Next::Resend { after } => {
-                end.resends.push((Instant::now() + after, publish_of(&assignment), tries));
+                end.resends.push((Instant::now() + after, publish, tries));
             }
         }
     }
     returned
-}
-
-fn publish_of(assignment: &Assignment) -> Publish {
-    Publish { key: assignment.key(), publish_no: assignment.publish_no }
 }
 
 /// Attempts that ended before they were sent, or that another replica publishes now.

@@ -174,6 +174,24 @@ pub async fn claim_resends(db: &Db, given_up: &[Publish]) -> Result<Vec<Publish>
     rows.iter().map(publish).collect()
 }
 
+/// Starts the time of publishes anew in which they must be written: of those that are still open and this replica's own, which it gives.
+/// For publishes under whose number nothing was sent.
+pub async fn renew(db: &Db, publishes: &[Publish]) -> Result<Vec<Publish>, StoreError> {
+    const SQL: &str = "UPDATE attempts a SET published_at = now() \
+        FROM (SELECT x.task_id, x.attempt FROM attempts x \
+              JOIN unnest($1::text[], $2::integer[], $3::integer[]) u(task_id, attempt, publish_no) \
+                ON x.task_id = u.task_id AND x.attempt = u.attempt AND u.publish_no = x.publish_no \
+              WHERE x.ended_at IS NULL AND x.confirmed_at IS NULL AND x.published_by = $4 \
+              ORDER BY x.task_id, x.attempt FOR NO KEY UPDATE OF x) c \
+        WHERE a.task_id = c.task_id AND a.attempt = c.attempt AND a.ended_at IS NULL \
+        RETURNING a.task_id, a.attempt, a.publish_no";
+    let connection = db.connection().await?;
+    let statement = connection.prepare_cached(SQL).await?;
+    let (ids, numbers, publish_numbers) = split(publishes);
+    let rows = connection.query(&statement, &[&ids, &numbers, &publish_numbers, &db.replica]).await?;
+    rows.iter().map(publish).collect()
+}
+
 /// Most orphaned publishes that one sweep takes over, in attempts.
 const TAKE_OVER_MAX_COUNT: i64 = 500;
 
