@@ -321,6 +321,20 @@ async fn offenders_are_named_up_to_the_limit_and_all_are_counted() {
 }
 
 #[tokio::test]
+async fn a_step_that_left_no_artifacts_and_waits_for_its_approval_is_sound() {
+    let database = TestDatabase::new().await;
+    let seed = Seed::new(&database.db);
+    seed.workspace("w", "default").await;
+    let agent = seed.agent("default", "worker-0").await;
+    let task = seed.task(&TaskSeed::new("held", "w", "plan_and_apply")).await;
+    let claim = seed.assign(&task, &agent).await;
+    let end = OutcomeEnd::Succeeded { changes: true, artifacts: Manifest::default(), result: None };
+    seed.must(&task, Input::Outcome { reporter: reporter(&agent), claim, end }).await;
+    assert_eq!(seed.status(&task).await, "awaiting_approval");
+    assert_eq!(run(&database.db).await.unwrap(), []);
+}
+
+#[tokio::test]
 async fn an_empty_database_is_sound() {
     let database = TestDatabase::new().await;
     assert_eq!(run(&database.db).await.unwrap(), []);
