@@ -276,6 +276,27 @@ async fn incident_02_an_assignment_that_only_the_broker_gave_up_is_explained_and
 }
 
 #[tokio::test]
+async fn a_task_that_cannot_be_read_holds_up_no_letter_but_its_own() {
+    let database = TestDatabase::new().await;
+    let (db, seed) = (&database.db, Seed::new(&database.db));
+    let mut copies = Vec::new();
+    for task in ["t1", "t2"] {
+        let (_, claim) = assigned(&seed, task).await;
+        copies.push(arrival(&nacked(&assignment(&claim, "plan"), AGENT, "delivery_limit")));
+    }
+    store_arrivals(db, &copies).await.unwrap();
+    let set_name = "UPDATE tasks SET steps = jsonb_set(steps, '{0,name}', $1::jsonb) WHERE task_id = 't1'";
+    seed.execute(set_name, &[&json!(7)]).await;
+    wait_is_over(&seed).await;
+    let report = sweep::run_once(db).await.unwrap();
+    assert_eq!((report.completed, report.revoked.len()), (1, 1));
+    assert_eq!(report.revoked[0].named.task_id.as_str(), "t2");
+    seed.execute(set_name, &[&json!("plan")]).await;
+    let report = sweep::run_once(db).await.unwrap();
+    assert_eq!((report.completed, report.revoked.len()), (1, 1));
+}
+
+#[tokio::test]
 async fn a_running_step_that_is_not_repeatable_is_only_recorded() {
     let database = TestDatabase::new().await;
     let (db, seed) = (&database.db, Seed::new(&database.db));

@@ -1,6 +1,8 @@
 //! Letters whose other half does not come: completed as they are, and the attempt behind a letter without a failure is stopped
 //! (protocol D3).
 
+use std::collections::BTreeSet;
+
 use switchyard_common::contract::ids::TaskId;
 use switchyard_common::failure::Failure;
 use switchyard_common::task::{Input, RevokeReason};
@@ -28,8 +30,7 @@ pub struct SweepReport {
 pub async fn run_once(db: &Db) -> Result<SweepReport, StoreError> {
     let letters = overdue(db, ROUND_MAX_COUNT).await?;
     // The attempts first: a crash in between repeats the request, which changes nothing, and must not lose it.
-    let revokes: Vec<Named> = letters.iter().filter_map(revoke).collect();
-    let revoked = apply(db, &revokes).await?;
+    let (revoked, waiting) = revoke_all(db, &letters).await?;
     for applied in &revoked {
         tracing::warn!(
             task_id = %applied.named.task_id,
@@ -38,9 +39,34 @@ pub async fn run_once(db: &Db) -> Result<SweepReport, StoreError> {
             "the broker dead-lettered an assignment and no failure report came; its attempt is asked to end where that is safe"
         );
     }
-    let completions: Vec<Completion> = letters.iter().map(completion).collect();
+    let ready = letters.iter().filter(|letter| !waiting.contains(&letter.letter_id));
+    let completions: Vec<Completion> = ready.map(completion).collect();
     let completed = complete(db, &completions).await?;
-    Ok(SweepReport { completed, revoked, more: letters.len() == ROUND_MAX_COUNT })
+    Ok(SweepReport { completed, revoked, more: completed > 0 && letters.len() == ROUND_MAX_COUNT })
+}
+
+/// Asks the attempts behind letters to end. A task that cannot be read or written holds up its own letters alone, whose numbers are given:
+/// the others' must be completed, or nobody is told of them (incident 59).
+async fn revoke_all(db: &Db, letters: &[Letter]) -> Result<(Vec<Applied>, BTreeSet<i64>), StoreError> {
+    let (ids, revokes): (Vec<i64>, Vec<Named>) =
+        letters.iter().filter_map(|letter| Some((letter.letter_id, revoke(letter)?))).unzip();
+    match apply(db, &revokes).await {
+        Err(error) if error.is_of_the_row() => {}
+        together => return Ok((together?, BTreeSet::new())),
+    }
+    let (mut revoked, mut waiting) = (Vec::new(), BTreeSet::new());
+    for (letter_id, named) in ids.into_iter().zip(revokes) {
+        match apply(db, std::slice::from_ref(&named)).await {
+            Ok(one) => revoked.extend(one),
+            Err(error) if error.is_of_the_row() => {
+                tracing::error!(letter_id, task_id = %named.task_id, attempt = named.attempt, %error,
+                    "the attempt behind a dead letter cannot be asked to end; the letter waits until it can");
+                waiting.insert(letter_id);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((revoked, waiting))
 }
 
 /// Only a copy that carries the attempt's lease has the origin `attempt`: a forged one never gets here. What a running step that is
