@@ -17,7 +17,7 @@ use switchyard_dispatcher::dead_letters::replay::{Drawn, Edit, ReplayError};
 use switchyard_dispatcher::dead_letters::run::log_once;
 use switchyard_dispatcher::intake::admit::admit;
 use switchyard_dispatcher::intake::command::Verdict;
-use switchyard_dispatcher::store::letters::browse::{LetterFilter, groups, list, show};
+use switchyard_dispatcher::store::letters::browse::{LetterFilter, groups, list, numbers, show};
 use switchyard_dispatcher::store::letters::logging::claim;
 use switchyard_dispatcher::store::letters::resolve::{Discarded, ReplayVerdict, ReplayWish, discard};
 use switchyard_dispatcher::store::letters::{About, EventLetter, Letter, record_event};
@@ -104,6 +104,21 @@ async fn audit_actions(db: &Db) -> Vec<String> {
     let rows = db.connection().await.unwrap();
     let rows = rows.query("SELECT action FROM audit_log ORDER BY audit_id", &[]).await.unwrap();
     rows.iter().map(|row| row.get(0)).collect()
+}
+
+#[tokio::test]
+async fn every_letter_that_a_filter_names_is_chosen_and_not_only_a_page_of_them() {
+    let database = TestDatabase::new().await;
+    let mut rejections = Vec::new();
+    for n in 0..3 {
+        let message = submitted("/s", &format!("e-{n}"), &json!({}));
+        rejections.insert(0, rejected(&database.db, &message, FailureKind::UnknownKind, "no").await);
+    }
+    let page = LetterFilter { count_max: 1, ..LetterFilter::default() };
+    assert_eq!(list(&database.db, &page).await.unwrap().len(), 1);
+    assert_eq!(numbers(&database.db, &page).await.unwrap(), rejections);
+    let others = LetterFilter { failure_kind: Some("invalid_value".into()), ..page };
+    assert!(numbers(&database.db, &others).await.unwrap().is_empty());
 }
 
 #[tokio::test]

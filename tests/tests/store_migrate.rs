@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use switchyard_dispatcher::store::view::{TaskFilter, tasks};
 use switchyard_dispatcher::store::{StoreError, migrate};
 use switchyard_tests::harness::database::TestDatabase;
 use switchyard_tests::harness::seed::{Seed, TaskSeed};
@@ -27,6 +28,14 @@ async fn every_constraint_is_validated_once_all_migrations_have_run() {
     let seed = Seed::new(&database.db);
     let left = "SELECT coalesce(string_agg(conname, ' '), '') FROM pg_constraint WHERE NOT convalidated";
     assert_eq!(seed.value::<String>(left, &[]).await, "");
+}
+
+#[tokio::test]
+async fn who_asks_a_database_that_was_never_migrated_is_told_to_migrate() {
+    let database = TestDatabase::new().await;
+    Seed::new(&database.db).execute("DROP TABLE tasks CASCADE", &[]).await;
+    let error = tasks(&database.db, &TaskFilter::default()).await.unwrap_err();
+    assert!(error.to_string().contains("run `dispatcher migrate`"), "{error}");
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Confirmation, Consumer};
 use uuid::Uuid;
 
-use super::fault::Fault;
+use super::fault::{Fault, code};
 use super::message::{Message, Outgoing, to_library};
 use super::session::Session;
 
@@ -23,7 +23,9 @@ pub enum RequestError {
     #[error("the broker failed: {0}")]
     Broker(#[from] Fault),
     /// No queue takes requests of this kind.
-    #[error("no queue takes the message: nobody has declared it yet, or the namespace is wrong ({text})")]
+    #[error(
+        "no queue takes the message: no dispatcher has served this namespace yet, or the namespace is wrong ({text})"
+    )]
     Returned {
         /// The broker's text.
         text: String,
@@ -36,6 +38,13 @@ pub enum RequestError {
         "the broker has the message, but no answer came within {0:?}: it will be handled when a dispatcher is there"
     )]
     NoAnswer(Duration),
+}
+
+impl RequestError {
+    /// An exchange that is not there closes the channel: nobody has declared it, just as with a queue.
+    fn of_publish(fault: Fault) -> Self {
+        if fault.is(code::NOT_FOUND) { Self::Returned { text: fault.text } } else { Self::Broker(fault) }
+    }
 }
 
 /// Sends requests, one after the other, over one channel: direct reply-to wants both ends on the same one.
@@ -78,7 +87,7 @@ impl Requester {
             to_library(&properties),
         );
         let confirm = self.session.request(publishing).await?;
-        match self.session.request(confirm).await? {
+        match self.session.request(confirm).await.map_err(RequestError::of_publish)? {
             Confirmation::Ack(None) => {}
             Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned)) => {
                 return Err(RequestError::Returned { text: returned.reply_text.to_string() });
@@ -103,5 +112,19 @@ impl Requester {
                 return Ok(message);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exchange_that_nobody_has_declared_is_told_as_such_and_not_as_a_broken_broker() {
+        let fault = |code| Fault { code: Some(code), ..Fault::local("no exchange 'x'") };
+        let told = RequestError::of_publish(fault(code::NOT_FOUND)).to_string();
+        assert!(told.contains("no dispatcher has served this namespace yet"), "{told}");
+        let refused = fault(code::ACCESS_REFUSED);
+        assert_eq!(RequestError::of_publish(refused.clone()), RequestError::Broker(refused));
     }
 }

@@ -36,7 +36,10 @@ pub struct Api {
 /// # Errors
 /// When the address cannot be listened on.
 pub async fn run(api: Api, address: SocketAddr, shutdown: Shutdown) -> std::io::Result<()> {
-    let listener = TcpListener::bind(address).await?;
+    let listener = TcpListener::bind(address).await.map_err(|error| {
+        let told = format!("cannot listen on {address} (SWITCHYARD_HTTP_LISTEN): {error}");
+        std::io::Error::new(error.kind(), told)
+    })?;
     serve(api, listener, shutdown).await
 }
 
@@ -105,12 +108,7 @@ mod tests {
         answer
     }
 
-    #[tokio::test]
-    async fn alive_at_once_ready_only_when_everything_holds() {
-        let readiness = Readiness::default();
-        let shutdown = Shutdown::new(Duration::from_secs(1));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+    fn api(readiness: Readiness) -> Api {
         let url = "postgresql://u:p@127.0.0.1:1/never-connected".to_owned();
         let db = Db::new(&DbConfig {
             url,
@@ -120,7 +118,25 @@ mod tests {
             plans: crate::store::Plans::Free,
         })
         .unwrap();
-        let api = Api { readiness: readiness.clone(), metrics: None, db, tokens: None };
+        Api { readiness, metrics: None, db, tokens: None }
+    }
+
+    #[tokio::test]
+    async fn an_address_in_use_is_named_with_the_variable_that_sets_it() {
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = taken.local_addr().unwrap();
+        let served = run(api(Readiness::default()), address, Shutdown::new(Duration::from_secs(1))).await;
+        let told = served.unwrap_err().to_string();
+        assert!(told.contains(&address.to_string()) && told.contains("SWITCHYARD_HTTP_LISTEN"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn alive_at_once_ready_only_when_everything_holds() {
+        let readiness = Readiness::default();
+        let shutdown = Shutdown::new(Duration::from_secs(1));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let api = api(readiness.clone());
         let client = async {
             assert!(get(address, "/livez").await.starts_with("HTTP/1.1 200"));
             let answer = get(address, "/readyz").await;

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use crate::config::Config;
+use crate::config::{Config, Needs};
 use crate::store::Db;
 
 /// Connections that one command may use.
@@ -10,7 +10,7 @@ const CONNECTIONS_MAX: usize = 2;
 
 /// A small pool for one command.
 pub(super) fn database() -> anyhow::Result<Db> {
-    let config = Config::from_process()?;
+    let config = Config::from_process(Needs::Database)?;
     database_of(&config)
 }
 

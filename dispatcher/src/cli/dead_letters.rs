@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::connect::{self, actor};
 use super::output;
-use crate::config::Config;
+use crate::config::{Config, Needs};
 use crate::dead_letters::named_secrets::masked_text;
 use crate::dead_letters::operate;
 use crate::dead_letters::replay::{Drawn, Edit};
@@ -76,8 +76,8 @@ pub(crate) struct List {
     #[arg(long)]
     groups: bool,
     /// The newest so many.
-    #[arg(long, default_value_t = 50)]
-    limit: usize,
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..LIST_MAX_COUNT as i64))]
+    limit: u16,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -155,7 +155,9 @@ pub(super) async fn run(command: DeadLetters) -> anyhow::Result<ExitCode> {
 
 async fn letters(db: &Db, list: &List) -> anyhow::Result<ExitCode> {
     let resolved = if list.all { None } else { Some(false) };
-    let letters = browse::list(db, &list.filter.letters(resolved, list.limit)).await?;
+    let limit = usize::from(list.limit);
+    let mut letters = browse::list(db, &list.filter.letters(resolved, limit + 1)).await?;
+    let more = output::cut(&mut letters, limit);
     if list.json {
         let mut shown = serde_json::to_value(&letters)?;
         shown.as_array_mut().into_iter().flatten().for_each(mask_payload);
@@ -168,6 +170,9 @@ async fn letters(db: &Db, list: &List) -> anyhow::Result<ExitCode> {
         rows,
         "no dead letters",
     );
+    if more {
+        output::more(limit);
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -192,7 +197,9 @@ fn row(letter: &Letter) -> Vec<String> {
 
 async fn groups(db: &Db, list: &List) -> anyhow::Result<ExitCode> {
     let resolved = if list.all { None } else { Some(false) };
-    let groups = browse::groups(db, &list.filter.letters(resolved, list.limit)).await?;
+    let limit = usize::from(list.limit);
+    let mut groups = browse::groups(db, &list.filter.letters(resolved, limit + 1)).await?;
+    let more = output::cut(&mut groups, limit);
     if list.json {
         output::json(&groups)?;
         return Ok(ExitCode::SUCCESS);
@@ -211,6 +218,9 @@ async fn groups(db: &Db, list: &List) -> anyhow::Result<ExitCode> {
         })
         .collect();
     output::table(&["GROUP", "FAILURE", "LETTERS", "TASKS", "NEWEST", "MESSAGE"], rows, "no dead letters");
+    if more {
+        output::more(limit);
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -250,17 +260,14 @@ fn field(name: &str, text: &str) {
 async fn chosen(db: &Db, letter_ids: &[i64], filter: &Filter, selected: bool) -> anyhow::Result<Vec<i64>> {
     match (letter_ids, selected) {
         ([], false) => bail!("name letters by their numbers, or choose them with a filter and --selected"),
-        ([], true) => {
-            let letters = browse::list(db, &filter.letters(Some(false), LIST_MAX_COUNT)).await?;
-            Ok(letters.iter().map(|letter| letter.letter_id).collect())
-        }
+        ([], true) => Ok(browse::numbers(db, &filter.letters(Some(false), LIST_MAX_COUNT)).await?),
         (ids, false) => Ok(ids.to_vec()),
         (_, true) => bail!("give numbers or --selected, not both"),
     }
 }
 
 async fn replay_all(wanted: &Replay) -> anyhow::Result<ExitCode> {
-    let config = Config::from_process()?;
+    let config = Config::from_process(Needs::Both)?;
     let db = connect::database_of(&config)?;
     let ids = chosen(&db, &wanted.letter_ids, &wanted.filter, wanted.selected).await?;
     let edit = edit(wanted)?;

@@ -4,11 +4,11 @@ use std::process::ExitCode;
 
 use uuid::Uuid;
 
-use crate::config::Config;
+use crate::config::{Config, Needs};
 use crate::store::{Db, migrate};
 
 pub(super) async fn run() -> anyhow::Result<ExitCode> {
-    let config = Config::from_process()?;
+    let config = Config::from_process(Needs::Database)?;
     let db = Db::new(&config.database(1, Uuid::new_v4()))?;
     let applied = migrate::migrate(&db).await?;
     if applied.is_empty() {

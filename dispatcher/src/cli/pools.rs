@@ -11,7 +11,7 @@ use switchyard_common::contract::ids::PoolId;
 use super::broker::AdminArgs;
 use super::connect::{actor, database_of};
 use super::output;
-use crate::config::Config;
+use crate::config::{Config, Needs};
 use crate::control::{ORDERS_WAITING_MAX_COUNT, Orders};
 use crate::pass::Wake;
 use crate::store::{Db, StoreError, grants, operate};
@@ -63,7 +63,7 @@ pub(crate) struct Grant {
 }
 
 pub(super) async fn run(pools: Pools) -> anyhow::Result<ExitCode> {
-    let config = Config::from_process()?;
+    let config = Config::from_process(Needs::Database)?;
     let db = database_of(&config)?;
     match pools {
         Pools::List { json } => list(&db, json).await,

@@ -16,7 +16,7 @@ use switchyard_common::telemetry::TraceParent;
 use uuid::Uuid;
 
 use super::output;
-use crate::config::Config;
+use crate::config::{Config, Needs};
 
 /// `source` of events that are published by hand, when none is given.
 const SOURCE_DEFAULT: &str = "/switchyard/cli";
@@ -133,7 +133,7 @@ struct Task {
 }
 
 pub(super) async fn run(arguments: Publish) -> anyhow::Result<ExitCode> {
-    let config = Config::from_process()?;
+    let config = Config::from_process(Needs::Broker)?;
     let event = event(&arguments)?;
     let answer = publish(&config, &event, Duration::from_secs(arguments.timeout)).await?;
     if arguments.json {

@@ -5,10 +5,10 @@ use std::process::ExitCode;
 use switchyard_common::export;
 use switchyard_common::shutdown::Shutdown;
 
-use crate::config::Config;
+use crate::config::{Config, Needs};
 
 pub(super) async fn run() -> anyhow::Result<ExitCode> {
-    let config = Config::from_process()?;
+    let config = Config::from_process(Needs::Both)?;
     let shutdown = Shutdown::new(config.drain_for);
     shutdown.listen_for_signals()?;
     let exports = export::start("switchyard-dispatcher")?;

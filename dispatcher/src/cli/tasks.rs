@@ -11,6 +11,7 @@ use clap::{Args, Subcommand};
 use switchyard_common::contract::ids::{Digest, TaskId};
 
 use super::connect;
+use crate::store::view::LIST_MAX_COUNT;
 
 /// Look at tasks, and act on them.
 #[derive(Debug, Subcommand)]
@@ -55,8 +56,8 @@ pub(crate) struct List {
     #[arg(long)]
     kind: Option<String>,
     /// The newest so many.
-    #[arg(long, default_value_t = 50)]
-    limit: i64,
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..LIST_MAX_COUNT))]
+    limit: u16,
     /// Print JSON.
     #[arg(long)]
     json: bool,

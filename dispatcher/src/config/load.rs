@@ -15,7 +15,7 @@ use super::kinds::kinds;
 use crate::api::tokens::Tokens;
 
 /// Variables that agents read: they may stand in the same environment.
-const AGENT_VARIABLES: [&str; 21] = [
+const AGENT_VARIABLES: [&str; 22] = [
     "SWITCHYARD_AGENT_HTTP_LISTEN",
     "SWITCHYARD_BROKER_ADMIN_URL",
     "SWITCHYARD_BROKER_ADMIN_URL_FILE",
@@ -31,6 +31,7 @@ const AGENT_VARIABLES: [&str; 21] = [
     "SWITCHYARD_CREDIT",
     "SWITCHYARD_MAX_EXCLUSIVE",
     "SWITCHYARD_HEARTBEAT",
+    "SWITCHYARD_START_WINDOW",
     "SWITCHYARD_WORK_DIR",
     "SWITCHYARD_LOCAL_DIR",
     "SWITCHYARD_SIM_SEED",
@@ -39,23 +40,38 @@ const AGENT_VARIABLES: [&str; 21] = [
     "SWITCHYARD_HANDLERS",
 ];
 
+/// What a command connects to: it asks for no other credentials.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// Broker and database.
+    Both,
+    /// The broker alone: whoever publishes must not need the database's password.
+    Broker,
+    /// The database alone.
+    Database,
+}
+
 impl Config {
     /// Reads the configuration of this process.
     ///
     /// # Errors
     /// Everything that is wrong with it.
-    pub fn from_process() -> Result<Self, ConfigErrors> {
-        Self::read(Loader::from_process())
+    pub fn from_process(needs: Needs) -> Result<Self, ConfigErrors> {
+        Self::read_for(needs, Loader::from_process())
     }
 
-    /// Reads the configuration that `loader` has.
+    /// Reads the configuration that `loader` has, for a process that needs all of it.
     ///
     /// # Errors
     /// Everything that is wrong with it.
-    pub fn read(mut loader: Loader) -> Result<Self, ConfigErrors> {
+    pub fn read(loader: Loader) -> Result<Self, ConfigErrors> {
+        Self::read_for(Needs::Both, loader)
+    }
+
+    fn read_for(needs: Needs, mut loader: Loader) -> Result<Self, ConfigErrors> {
         loader.also_known(AGENT_VARIABLES);
-        let amqp_url = loader.required_secret(env_key("SWITCHYARD_AMQP_URL"));
-        let database_url = loader.required_secret(env_key("SWITCHYARD_DATABASE_URL"));
+        let amqp_url = url(&mut loader, "SWITCHYARD_AMQP_URL", needs != Needs::Database);
+        let database_url = url(&mut loader, "SWITCHYARD_DATABASE_URL", needs != Needs::Broker);
         let defaults = Self::new(Secret::new(""), Secret::new(""));
         let config = Self {
             amqp_tls: TlsFiles::for_broker(&mut loader),
@@ -113,6 +129,15 @@ impl Config {
     }
 }
 
+/// Where a service is; nowhere when it is not given and not needed.
+fn url(loader: &mut Loader, name: &'static str, is_needed: bool) -> Option<Secret> {
+    let place = env_key(name);
+    if is_needed {
+        return loader.required_secret(place);
+    }
+    Some(loader.optional_secret(place).unwrap_or_default())
+}
+
 /// A file of tokens, one token by itself, both or none.
 fn tokens(loader: &mut Loader) -> Option<Arc<Tokens>> {
     let single = loader.optional_secret(key("http.token", "SWITCHYARD_HTTP_TOKEN"));
@@ -156,6 +181,18 @@ mod tests {
     }
 
     #[test]
+    fn nobody_is_asked_for_credentials_that_a_command_does_not_use() {
+        let (broker, database) =
+            (("SWITCHYARD_AMQP_URL", "amqp://u:p@h"), ("SWITCHYARD_DATABASE_URL", "postgresql://u:p@h/d"));
+        let reads = |needs, (name, value): (&str, &str)| {
+            Config::read_for(needs, Loader::new([(name.to_owned(), value.to_owned())], None)).is_ok()
+        };
+        assert!(reads(Needs::Broker, broker) && reads(Needs::Database, database));
+        assert!(!reads(Needs::Broker, database) && !reads(Needs::Database, broker));
+        assert!(!reads(Needs::Both, broker) && !reads(Needs::Both, database));
+    }
+
+    #[test]
     fn off_loopback_the_api_needs_tokens_and_says_so() {
         let listen = |more: &[(&str, &str)]| {
             let pairs = [&[("SWITCHYARD_HTTP_LISTEN", "0.0.0.0:9080")], more].concat();
@@ -166,6 +203,30 @@ mod tests {
         assert!(listen(&[("SWITCHYARD_HTTP_TOKEN", "sesame")]).is_ok());
         let errors = listen(&[("SWITCHYARD_HTTP_TOKENS_FILE", "/does/not/exist")]).unwrap_err().0;
         assert!(errors.iter().any(|error| error.contains("/does/not/exist")), "{errors:?}");
+    }
+
+    const PAGE: &str = include_str!("../../../docs/configuration.md");
+
+    #[test]
+    fn the_page_on_configuration_shows_a_file_of_the_defaults_with_one_kind() {
+        let toml = PAGE.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+        let mut shown = Config::read(Loader::new(env(&[]), Some(toml))).unwrap();
+        let kinds = std::mem::take(&mut shown.kinds);
+        let defaults = Config::read(Loader::new(env(&[]), None)).unwrap();
+        assert_eq!(format!("{shown:?}"), format!("{defaults:?}"));
+        assert_eq!(kinds[0].steps[1].policy, switchyard_common::task::StepPolicy::default());
+    }
+
+    #[test]
+    fn no_variable_of_the_page_on_configuration_is_unknown_here() {
+        for name in PAGE.split('`').filter(|word| word.starts_with("SWITCHYARD_")) {
+            let mut loader = Loader::new(env(&[(name, "?")]), None);
+            // What a loader over the process's environment takes for known by itself.
+            loader.also_known(["SWITCHYARD_CONFIG"]);
+            let read = Config::read(loader);
+            let errors = read.err().map(|errors| errors.0).unwrap_or_default();
+            assert!(!errors.iter().any(|error| error.starts_with("unknown")), "{name}: {errors:?}");
+        }
     }
 
     #[test]

@@ -4,6 +4,8 @@ mod kinds;
 mod load;
 mod parameters;
 
+pub use load::Needs;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;

@@ -45,6 +45,7 @@ fn new_task(submitted: TaskSubmitted, kinds: &Kinds, fresh: TaskId) -> Result<Ne
     // The form was checked already: a priority fits, see contract::parse.
     let priority = submitted.priority.and_then(|priority| u8::try_from(priority).ok());
     Ok(NewTask {
+        id_is_drawn: submitted.task_id.is_none(),
         task_id: submitted.task_id.unwrap_or(fresh),
         workspace: submitted.workspace_id,
         pool: submitted.pool,
@@ -95,7 +96,7 @@ mod tests {
     fn a_task_without_an_id_or_a_priority_gets_them() {
         let admitted = submitted(json!({ "workspace_id": "w", "kind": "plan", "payload": {} })).unwrap();
         let Command::Submit(new) = admitted.command else { panic!("not a submission") };
-        assert_eq!((new.task_id.as_str(), new.priority), ("fresh", 1));
+        assert_eq!((new.task_id.as_str(), new.id_is_drawn, new.priority), ("fresh", true, 1));
     }
 
     #[test]

@@ -54,6 +54,8 @@ pub enum Command {
 pub struct NewTask {
     /// Its id, given or drawn.
     pub task_id: TaskId,
+    /// Its id was drawn here: nobody knows it before the task exists.
+    pub id_is_drawn: bool,
     /// Its workspace.
     pub workspace: WorkspaceId,
     /// Registers an unknown workspace in this pool.

@@ -369,7 +369,8 @@ fn about(event: &Event) -> About {
             ..About::default()
         },
         Command::Submit(new) => About {
-            task_id: Some(new.task_id.to_string()),
+            // What is rejected has no task: a drawn id would lead whoever looks for it nowhere.
+            task_id: (!new.id_is_drawn).then(|| new.task_id.to_string()),
             workspace_id: Some(new.workspace.to_string()),
             kind: Some(new.kind.name.to_string()),
             ..About::default()

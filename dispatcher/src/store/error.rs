@@ -111,9 +111,19 @@ impl From<tokio_postgres::Error> for StoreError {
                 constraint: db.constraint().map(ToOwned::to_owned),
                 message: db.message().to_owned(),
             },
+            _ if is_of_the_schema(code) => Self::Statement(format!(
+                "{} ({}): is the schema up to date? run `dispatcher migrate`",
+                db.message(),
+                code.code()
+            )),
             _ => Self::Statement(format!("{} ({})", db.message(), code.code())),
         }
     }
+}
+
+/// A table or column is not there: the database was never migrated, or by another version.
+fn is_of_the_schema(code: &SqlState) -> bool {
+    [SqlState::UNDEFINED_TABLE, SqlState::UNDEFINED_COLUMN].contains(code)
 }
 
 fn is_io(source: &(dyn std::error::Error + 'static)) -> bool {

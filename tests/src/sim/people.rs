@@ -129,6 +129,7 @@ impl World {
         let deadline = self.dice.chance(60).then(|| later(&mut self.dice, 90_000));
         let new = NewTask {
             task_id,
+            id_is_drawn: false,
             workspace,
             pool: Some(self.pool.clone()),
             auto_approve: kind.auto_approve_allowed && self.dice.chance(300),

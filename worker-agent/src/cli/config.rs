@@ -17,7 +17,7 @@ use crate::agent::AgentConfig;
 /// The pool unless configured.
 const POOL_DEFAULT: &str = "default";
 /// Variables of the dispatcher and of the local tools, which may stand in the same environment.
-const OTHERS_VARIABLES: [&str; 29] = [
+const OTHERS_VARIABLES: [&str; 33] = [
     "SWITCHYARD_HTTP_TOKEN",
     "SWITCHYARD_HTTP_TOKEN_FILE",
     "SWITCHYARD_BROKER_ADMIN_URL",
@@ -43,6 +43,10 @@ const OTHERS_VARIABLES: [&str; 29] = [
     "SWITCHYARD_ACTOR",
     "SWITCHYARD_ALLOW_NEW_POOLS",
     "SWITCHYARD_HOLD_EVENTS_FOR",
+    "SWITCHYARD_REPLY_TO_PREFIX",
+    "SWITCHYARD_KEEP_FINISHED_FOR",
+    "SWITCHYARD_KEEP_AUDIT_FOR",
+    "SWITCHYARD_AGENT_RETIRE_AFTER",
     "SWITCHYARD_RUN_TIMEOUT_GRACE",
     "SWITCHYARD_ARTIFACTS_TOTAL_MAX",
     "SWITCHYARD_SIM_SEED",
@@ -214,4 +218,32 @@ fn host_name() -> Option<String> {
 /// One per agent, so that two agents of one machine do not meet.
 fn default_work_dir(agent: &AgentRef) -> PathBuf {
     std::env::temp_dir().join(format!("switchyard-agent-{}-{}", agent.pool, agent.agent))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: &str = include_str!("../../../docs/configuration.md");
+
+    fn errors(variables: &[(&str, &str)], toml: &str) -> Vec<String> {
+        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let read = ProcessConfig::read(Loader::new(variables, Some(toml)), Path::new("/"), None);
+        read.err().map(|errors| errors.0).unwrap_or_default()
+    }
+
+    #[test]
+    fn no_variable_of_the_page_on_configuration_is_unknown_here() {
+        for name in PAGE.split('`').filter(|word| word.starts_with("SWITCHYARD_")) {
+            let errors = errors(&[(name, "?")], "");
+            assert!(!errors.iter().any(|error| error.starts_with("unknown")), "{name}: {errors:?}");
+        }
+    }
+
+    #[test]
+    fn the_page_on_configuration_shows_handlers_that_can_be_read() {
+        let toml = PAGE.rsplit("```toml\n").next().and_then(|rest| rest.split("```").next()).unwrap();
+        let variables = [("SWITCHYARD_AMQP_URL", "amqp://u:p@h"), ("SWITCHYARD_AGENT_ID", "worker-0")];
+        assert_eq!(errors(&variables, toml), Vec::<String>::new());
+    }
 }

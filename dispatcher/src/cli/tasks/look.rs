@@ -27,9 +27,10 @@ pub(super) async fn list(db: &Db, list: List) -> anyhow::Result<ExitCode> {
         };
         statuses.push(status);
     }
-    let (workspace, pool, kind, limit) = (list.workspace, list.pool, list.kind, list.limit);
+    let (workspace, pool, kind, limit) = (list.workspace, list.pool, list.kind, i64::from(list.limit) + 1);
     let filter = TaskFilter { task_id: None, statuses, workspace, pool, kind, limit };
-    let tasks = view::tasks(db, &filter).await?;
+    let mut tasks = view::tasks(db, &filter).await?;
+    let more = output::cut(&mut tasks, usize::from(list.limit));
     if list.json {
         output::json(&tasks)?;
     } else {
@@ -39,6 +40,9 @@ pub(super) async fn list(db: &Db, list: List) -> anyhow::Result<ExitCode> {
             rows,
             "no tasks",
         );
+        if more {
+            output::more(usize::from(list.limit));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -102,6 +102,14 @@ pub struct LetterGroup {
     pub newest_letter_id: i64,
 }
 
+/// The numbers of every letter that `filter` names, however many there are, newest first.
+pub async fn numbers(db: &Db, filter: &LetterFilter) -> Result<Vec<i64>, StoreError> {
+    let sql = format!("SELECT d.letter_id FROM dead_letters d WHERE {FILTER} ORDER BY d.letter_id DESC");
+    let connection = db.connection().await?;
+    let rows = connection.query(&sql, &filter.parameters()).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
 /// Letters, newest first.
 pub async fn list(db: &Db, filter: &LetterFilter) -> Result<Vec<Letter>, StoreError> {
     let sql = format!(
