@@ -26,6 +26,8 @@ use super::model::Subject;
 /// after its commit.
 #[must_use]
 pub fn transition(subject: &Subject, input: &Input, context: &Context) -> Decision {
+    // A transaction that began first and then waited for the row has an older time than what it finds there.
+    let context = &Context { now: context.now.max(subject.task.since), ..*context };
     match input {
         Input::Due { place } => assign::due(subject, *place, context),
         Input::Promote => assign::promote(subject, context),

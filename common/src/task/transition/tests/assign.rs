@@ -124,3 +124,13 @@ fn attempt_numbers_go_on_over_steps() {
     story.assign("worker-1");
     assert_eq!(story.attempt().number, 3);
 }
+
+#[test]
+fn an_assignment_by_a_transaction_that_began_before_the_approval_is_not_dated_before_it() {
+    let mut story = Story::awaiting_approval();
+    story.feed(Input::Approve { by: "ann".into(), digest: None });
+    story.wait_seconds(-1);
+    assert!(is_changed(&story.assign("worker-0")));
+    let approved_at = story.task().approval.as_ref().unwrap().at;
+    assert!(story.attempt().assigned_at >= approved_at && story.task().since >= approved_at);
+}
