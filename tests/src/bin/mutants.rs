@@ -5,12 +5,12 @@
 //! once, and then cost no more than the test that they fail; each of the others is built alone.
 #![expect(clippy::print_stdout, reason = "this program's output is for whoever runs it")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context as _, ensure};
-use switchyard_tests::harness::mutants::{Check, Mutant, Tree, Verdict, listed, switched};
+use switchyard_tests::harness::mutants::{Check, Mutant, Tree, Verdict, install, listed, restore};
 use switchyard_tests::harness::sources;
 
 /// A line of the table.
@@ -48,24 +48,7 @@ fn run_together(tree: &Tree, mutants: &[&Mutant]) -> anyhow::Result<Vec<Done>> {
         return Ok(Vec::new());
     }
     let numbered: Vec<(u32, &Mutant)> = (1..).zip(mutants.iter().copied()).collect();
-    let mut files: BTreeMap<&str, Vec<(u32, &Mutant)>> = BTreeMap::new();
-    for (number, mutant) in &numbered {
-        files.entry(&mutant.file).or_default().push((*number, mutant));
-    }
-    let mut written = BTreeSet::from([switched::SWITCH_FILE]);
-    for (file, of_file) in &files {
-        let mut text =
-            switched::apply(file, &sources::read(file).text, of_file).map_err(anyhow::Error::msg)?;
-        if *file == switched::SWITCH_FILE {
-            text.push_str(&switched::switch());
-        }
-        tree.write(file, &text)?;
-        written.insert(file);
-    }
-    if !files.contains_key(switched::SWITCH_FILE) {
-        let text = sources::read(switched::SWITCH_FILE).text;
-        tree.write(switched::SWITCH_FILE, &(text + &switched::switch()))?;
-    }
+    let written = install(tree, &numbered)?;
     let checks: BTreeSet<&str> = mutants.iter().map(|mutant| mutant.check.as_str()).collect();
     for arguments in checks {
         let (check, started) = (Check { tree, arguments, switched: 0 }, Instant::now());
@@ -82,9 +65,7 @@ fn run_together(tree: &Tree, mutants: &[&Mutant]) -> anyhow::Result<Vec<Done>> {
         let verdict = Check { tree, arguments: &mutant.check, switched: number }.run()?;
         table.push(done(mutant, verdict, started));
     }
-    for file in written {
-        tree.write(file, &sources::read(file).text)?;
-    }
+    restore(tree, &written)?;
     Ok(table)
 }
 

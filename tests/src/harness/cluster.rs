@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
+use nix::sys::signal::Signal;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -53,9 +54,17 @@ impl Services {
     /// # Errors
     /// When it does not run, or the script that clears up after it fails.
     pub async fn kill_node(&self, number: usize) -> anyhow::Result<()> {
-        let name = if number == 1 { "broker".to_owned() } else { format!("broker{number}") };
-        self.kill_process(&name)?;
+        self.signal_node(number, Signal::SIGKILL)?;
         self.run(&["kill-broker", &number.to_string()]).await.map(drop)
+    }
+
+    /// A signal to one node.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn signal_node(&self, number: usize, signal: Signal) -> anyhow::Result<()> {
+        let name = if number == 1 { "broker".to_owned() } else { format!("broker{number}") };
+        self.signal_process(&name, signal)
     }
 
     /// Stops one node in order.

@@ -49,7 +49,7 @@ impl Cut {
 }
 
 /// Host and port of a URL.
-pub(super) fn host_of(url: &str) -> anyhow::Result<&str> {
+pub(crate) fn host_of(url: &str) -> anyhow::Result<&str> {
     let from = url.rfind('@').map_or_else(|| url.find("://").map_or(0, |at| at + 3), |at| at + 1);
     let to = url[from..].find(['/', '?']).map_or(url.len(), |at| from + at);
     anyhow::ensure!(url[from..to].contains(':'), "the URL names no port");

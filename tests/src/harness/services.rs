@@ -1,7 +1,7 @@
 //! A broker or a database server of its own for a test, so that it can be killed without disturbing any other test: an instance of
 //! `deploy/local/services` in a folder of its own, on ports of its own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -96,9 +96,41 @@ impl Services {
 
     /// SIGKILL to a process of the instance, by the name of its folder there.
     pub(super) fn kill_process(&self, name: &str) -> anyhow::Result<()> {
+        self.signal_process(name, Signal::SIGKILL)
+    }
+
+    /// A signal to a process of the instance, by the name of its folder there.
+    pub(super) fn signal_process(&self, name: &str, signal: Signal) -> anyhow::Result<()> {
         let file = self.state().join(format!("{name}.pid"));
         let pid = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-        signal::kill(Pid::from_raw(pid.trim().parse()?), Signal::SIGKILL).context("the service does not run")
+        signal::kill(Pid::from_raw(pid.trim().parse()?), signal).context("the service does not run")
+    }
+
+    /// `rabbitmqctl` at this instance's broker.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub async fn ctl(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        self.run(&[&["ctl"], arguments].concat()).await
+    }
+
+    /// Copies the logs of the service to a folder, so that they outlive it.
+    ///
+    /// # Errors
+    /// When one that is there cannot be copied.
+    pub fn keep_logs(&self, to: &Path) -> anyhow::Result<()> {
+        const KEPT: [&str; 4] = [
+            "broker/log/broker.log",
+            "broker2/log/broker.log",
+            "broker3/log/broker.log",
+            "database/postgresql.log",
+        ];
+        let state = self.state();
+        for log in KEPT.iter().filter(|log| state.join(log).is_file()) {
+            let name = log.replace("/log/", "-").replace('/', "-");
+            std::fs::copy(state.join(log), to.join(&name)).with_context(|| name.clone())?;
+        }
+        Ok(())
     }
 
     /// Stops it in order.

@@ -143,7 +143,9 @@ fn ran_something(out: &str) -> bool {
         .any(|line| line.starts_with("test result: ok. ") && !line.starts_with("test result: ok. 0 passed"))
 }
 
-fn errors_in(err: &str) -> String {
+/// The compiler's first errors.
+#[must_use]
+pub fn errors_in(err: &str) -> String {
     const LINES_MAX_COUNT: usize = 12;
     let from = err.lines().skip_while(|line| !line.starts_with("error"));
     from.take(LINES_MAX_COUNT).collect::<Vec<_>>().join("\n")

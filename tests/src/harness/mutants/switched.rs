@@ -2,8 +2,8 @@
 
 use super::list::{Mutant, Switch};
 
-/// The variable that names the removed guard by its number, from 1.
-pub const VARIABLE: &str = "SWITCHYARD_MUTANT";
+/// The variable that names the removed guard by its number, from 1. Not one of the programs' own, which refuse what they do not know.
+pub const VARIABLE: &str = "REMOVED_GUARD";
 
 /// The file that gets the switch.
 pub const SWITCH_FILE: &str = "common/src/lib.rs";

@@ -243,7 +243,10 @@ fn fresh_folder(path: &Path) -> anyhow::Result<PathBuf> {
     Ok(path.canonicalize()?)
 }
 
-#[expect(clippy::print_stdout, reason = "shown by the test runner when the test fails")]
+#[expect(
+    clippy::print_stderr,
+    reason = "shown by the test runner when the test fails; the output of programs is their own"
+)]
 fn say_where_logs_are(folder: &Path) {
-    println!("logs: {}", folder.display());
+    eprintln!("logs: {}", folder.display());
 }
