@@ -4,10 +4,10 @@
 SERVICES := deploy/local/services
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status env logs reset run demo build test lint load liveness mutants contract toolchain
+.PHONY: help up down status env logs reset run demo build test lint load liveness mutants chaos chaos-guards contract toolchain
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: toolchain ## see it work: events, agents, an approval, failures and what they leave behind (under 10 minutes at first)
 	@deploy/demo/run
@@ -57,6 +57,12 @@ liveness: toolchain ## how long work is still when agents, dispatchers, broker o
 
 mutants: toolchain ## remove each listed guard in turn, in a copy: a seed or its test must fail (some: tests/mutants/run WORD)
 	@tests/mutants/run
+
+chaos: toolchain ## break everything around real processes, from a seed, and check what is promised (ARGS="--list", "--smoke", "--mix NAME --seed N")
+	@tests/chaos/run $(ARGS)
+
+chaos-guards: toolchain ## the same without one guard of the protocol at a time, in a copy: the checker must find each (some: ARGS=WORD)
+	@cargo run --locked --quiet -p switchyard-tests --bin chaos-guards -- $(ARGS)
 
 contract: toolchain ## write docs/contract (JSON Schemas, AsyncAPI) from the Rust types
 	@cargo run --locked --quiet -p switchyard-common --example contract-docs
