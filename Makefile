@@ -4,10 +4,11 @@
 SERVICES := deploy/local/services
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status env logs reset run demo build test lint load liveness mutants chaos chaos-guards contract toolchain
+.PHONY: help up down status env logs reset run demo build test lint load bench bench-curves bench-smoke liveness mutants chaos chaos-guards contract toolchain
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s
+", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: toolchain ## see it work: events, agents, an approval, failures and what they leave behind (under 10 minutes at first)
 	@deploy/demo/run
@@ -54,6 +55,19 @@ load: toolchain ## 20,000 no-op tasks over 500 workspaces, beside the raw three-
 liveness: toolchain ## how long work is still when agents, dispatchers, broker or database fail; median and worst of 10 (30 minutes)
 	@cargo build --locked --bin dispatcher --bin worker-agent --bin liveness
 	@$(SERVICES) with target/debug/liveness
+
+bench: toolchain ## everything side by side: Switchyard, the raw chain, the peers; writes docs/bench (half an hour; release build)
+	@tests/peers/install
+	@cargo build --locked --release --bin dispatcher --bin worker-agent --bin bench
+	@$(SERVICES) with target/release/bench --out docs/bench
+
+bench-curves: toolchain ## how throughput and cost change when tables, agents, workspaces or payloads grow (half an hour; release build)
+	@cargo build --locked --release --bin dispatcher --bin worker-agent --bin bench
+	@$(SERVICES) with target/release/bench --curves --out docs/bench
+
+bench-smoke: toolchain ## the chain and Switchyard for some seconds: fails only on an order of magnitude
+	@cargo build --locked --workspace --all-targets
+	@$(SERVICES) with target/debug/bench --smoke
 
 mutants: toolchain ## remove each listed guard in turn, in a copy: a seed or its test must fail (some: tests/mutants/run WORD)
 	@tests/mutants/run

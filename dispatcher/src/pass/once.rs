@@ -1,6 +1,7 @@
 //! One pass over one pool.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use switchyard_common::contract::assignment::AttemptKey;
 use switchyard_common::contract::ids::{AgentRef, LeaseToken, PoolId, TaskId};
@@ -34,8 +35,10 @@ pub struct PassReport {
 /// Runs one pass. Begin and end are logged as an unconditional pair: the absence of "begins" is itself a diagnosis.
 pub async fn run_once(db: &Db, pool: &PoolId) -> Result<PassReport, StoreError> {
     narrate::begins(pool);
+    let began = Instant::now();
     let result =
         db.transaction(|transaction| async move { in_transaction(db, &transaction, pool).await }).await;
+    metrics::histogram!("switchyard_pass_seconds").record(began.elapsed().as_secs_f64());
     match &result {
         Ok(outcome) => narrate::ends(pool, outcome),
         Err(error) => narrate::fails(pool, error),

@@ -1,0 +1,220 @@
+//! Scale curves: how throughput, the time of a pass and the cost of a task change when something grows.
+//!
+//! A point is measured as a contender is, on a stage of its own; the points of a curve are interleaved over rounds.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use super::fill::{Fill, fill};
+use super::procfs::resident_megabytes;
+use super::publish::Flow;
+use super::rounds::{PAYLOAD_BYTES, Pace, WORKSPACES, ended};
+use super::running::Running;
+use super::scrape::Passes;
+use super::stage::{Services, Stage, connect};
+use super::stats::median;
+use super::switchyard::{Setting, Switchyard, all, metrics_address};
+
+/// Cost of a task at the last point of a curve against the first, at most.
+pub const COST_RATIO_MAX: f64 = 1.2;
+
+/// One point of a curve.
+#[derive(Debug, Clone, Copy)]
+pub struct Point {
+    /// What has grown to how much.
+    pub name: &'static str,
+    setting: Setting,
+    fill: Fill,
+    workspaces: usize,
+    bytes: usize,
+    /// Tasks per second to be expected.
+    expected_per_second: f64,
+}
+
+/// A curve.
+#[derive(Debug, Clone)]
+pub struct Curve {
+    /// Short, for `--only` and file names.
+    pub id: &'static str,
+    /// What grows.
+    pub title: &'static str,
+    /// From little to much.
+    pub points: Vec<Point>,
+}
+
+/// What one point gave.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+pub struct Measured {
+    /// Tasks per second, those that waited before included.
+    pub per_second: f64,
+    /// CPU seconds per 1,000 tasks, everything together.
+    pub cpu_per_1000: f64,
+    /// Mean time of a scheduling pass.
+    pub pass_ms: Option<f64>,
+    /// Resident memory of the first dispatcher, at its peak.
+    pub dispatcher_mb: f64,
+    /// Resident memory of an agent before there was any work.
+    pub idle_agent_mb: f64,
+}
+
+const BASE: Point = Point {
+    name: "",
+    setting: Setting::PLAIN,
+    fill: Fill { waiting: 0, blocked: 0, finished: 0 },
+    workspaces: WORKSPACES,
+    bytes: PAYLOAD_BYTES,
+    expected_per_second: 1_500.0,
+};
+const SIZES: [(&str, u32); 3] = [("1 thousand", 1_000), ("100 thousand", 100_000), ("1 million", 1_000_000)];
+
+fn filled(id: &'static str, title: &'static str, of: fn(u32) -> Fill) -> Curve {
+    let empty = Point { name: "none", ..BASE };
+    let point = |(name, count)| Point { name, fill: of(count), ..BASE };
+    Curve { id, title, points: std::iter::once(empty).chain(SIZES.map(point)).collect() }
+}
+
+/// All curves.
+#[must_use]
+pub fn curves() -> Vec<Curve> {
+    let none = Fill::default();
+    let agents = |name, agents, slots, credit| Point {
+        name,
+        setting: Setting { agents, slots, credit, ..Setting::PLAIN },
+        ..BASE
+    };
+    let workspaces = |name, workspaces| Point { name, workspaces, ..BASE };
+    let dispatchers =
+        |name, dispatchers| Point { name, setting: Setting { dispatchers, ..Setting::PLAIN }, ..BASE };
+    let payload = |name, bytes, expected_per_second| Point { name, bytes, expected_per_second, ..BASE };
+    let both = Fill { finished: 1_000_000, waiting: 100_000, ..none };
+    vec![
+        filled("waiting", "tasks waiting in the table", |waiting| Fill { waiting, ..Fill::default() }),
+        filled("blocked", "tasks blocked in the table", |blocked| Fill { blocked, ..Fill::default() }),
+        filled("finished", "tasks finished in the table", |finished| Fill { finished, ..Fill::default() }),
+        Curve {
+            id: "full",
+            title: "1 million finished and 100 thousand waiting",
+            points: vec![Point { name: "empty", ..BASE }, Point { name: "full", fill: both, ..BASE }],
+        },
+        // The same room in all, so that only their number differs.
+        Curve {
+            id: "agents",
+            title: "agents, a process each",
+            points: vec![agents("2", 2, 16, 240), agents("20", 20, 4, 22), agents("200", 200, 1, 2)],
+        },
+        Curve {
+            id: "workspaces",
+            title: "workspaces",
+            points: vec![workspaces("1", 1), workspaces("100", 100), workspaces("10,000", 10_000)],
+        },
+        Curve {
+            id: "dispatchers",
+            title: "dispatchers",
+            points: vec![dispatchers("1", 1), dispatchers("2", 2)],
+        },
+        Curve {
+            id: "payload",
+            title: "bytes of a payload",
+            points: vec![
+                payload("300 B", 300, BASE.expected_per_second),
+                payload("10 kB", 10_000, 1_000.0),
+                payload("1 MB", 1_000_000, 15.0),
+            ],
+        },
+    ]
+}
+
+/// Measures the points of a curve: medians over rounds.
+///
+/// # Errors
+/// When a point fails; where its logs are is in the message.
+pub async fn run(
+    curve: &Curve,
+    services: &Services,
+    pace: Pace,
+    say: impl Fn(&str),
+) -> anyhow::Result<Vec<Measured>> {
+    let mut rounds: Vec<Vec<Measured>> = vec![Vec::new(); curve.points.len()];
+    for round in 0..pace.rounds {
+        for (point, measured) in curve.points.iter().zip(&mut rounds) {
+            let label = format!("round {} of {}, {}: {}", round + 1, pace.rounds, curve.title, point.name);
+            let one = one(point, services, pace.seconds).await.context(label.clone())?;
+            let pass_ms = one.pass_ms.map_or("-".to_owned(), |ms| format!("{ms:.1}"));
+            say(&format!(
+                "{label}: {:.0}/s, {:.2} CPU s per 1,000, pass {pass_ms} ms, dispatcher {:.0} MB, idle agent {:.0} MB",
+                one.per_second, one.cpu_per_1000, one.dispatcher_mb, one.idle_agent_mb
+            ));
+            measured.push(one);
+        }
+    }
+    Ok(rounds.iter().filter_map(|rounds| middle(rounds)).collect())
+}
+
+fn middle(rounds: &[Measured]) -> Option<Measured> {
+    let of = |of: fn(&Measured) -> f64| median(rounds.iter().map(of));
+    Some(Measured {
+        per_second: of(|m| m.per_second)?,
+        cpu_per_1000: of(|m| m.cpu_per_1000)?,
+        pass_ms: median(rounds.iter().filter_map(|m| m.pass_ms)),
+        dispatcher_mb: of(|m| m.dispatcher_mb)?,
+        idle_agent_mb: of(|m| m.idle_agent_mb)?,
+    })
+}
+
+async fn one(point: &Point, services: &Services, seconds: f64) -> anyhow::Result<Measured> {
+    let contender = all().swap_remove(0).with(point.setting).watching_own_tasks();
+    let stage = Stage::open(services).await?;
+    let mut measured = None;
+    let work = async {
+        measured = Some(on(&contender, point, &stage, seconds).await?);
+        anyhow::Ok(())
+    };
+    ended(work.await, stage).await?;
+    measured.context("nothing was measured")
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of tasks")]
+async fn on(contender: &Switchyard, point: &Point, stage: &Stage, seconds: f64) -> anyhow::Result<Measured> {
+    let flow = |count| Flow { count, per_second: None, bytes: point.bytes, workspaces: point.workspaces };
+    let database = connect(&stage.database_url).await?;
+    let mut running = Running::start(contender, stage).await?;
+    running.start_workers()?;
+    until_live(&database, point.setting.agents).await?;
+    let idle_agent_mb = running.worker_pids().first().and_then(|pid| resident_megabytes(*pid));
+    running.warm_up(flow(1)).await?;
+    fill(&database, point.fill).await?;
+    let address = metrics_address(stage)?;
+    let before = Passes::read(&address);
+    let began: f64 = database.query_one(NOW, &[]).await?.get(0);
+    let count = (point.expected_per_second * seconds) as usize;
+    let one = running.measure(flow(count)).await?;
+    // What had waited before may have run as well, where agents had room.
+    let finished: i64 = database.query_one(FINISHED_SINCE, &[&began]).await?.get(0);
+    let factor = finished as f64 / count as f64;
+    Ok(Measured {
+        per_second: one.per_second * factor,
+        cpu_per_1000: one.cpu.total() / factor,
+        pass_ms: Passes::read(&address).and_then(|after| after.mean_ms_since(before.unwrap_or_default())),
+        dispatcher_mb: one.peak_mb[0] / f64::from(point.setting.dispatchers),
+        idle_agent_mb: idle_agent_mb.unwrap_or_default(),
+    })
+}
+
+const NOW: &str = "SELECT extract(epoch FROM now())::double precision";
+const FINISHED_SINCE: &str =
+    "SELECT count(*) FROM tasks WHERE finished_at >= to_timestamp($1::double precision)";
+/// Longest wait for agents to be live.
+const LIVE_MAX: Duration = Duration::from_secs(120);
+
+async fn until_live(database: &tokio_postgres::Client, agents: u32) -> anyhow::Result<()> {
+    let deadline = tokio::time::Instant::now() + LIVE_MAX;
+    loop {
+        let live: i64 = database.query_one("SELECT count(*) FROM agents WHERE live", &[]).await?.get(0);
+        if live == i64::from(agents) {
+            return Ok(());
+        }
+        anyhow::ensure!(tokio::time::Instant::now() < deadline, "{live} of {agents} agents are live");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
