@@ -7,8 +7,7 @@ SERVICES := deploy/local/services
 .PHONY: help up down status env logs reset run demo build test lint load bench bench-curves bench-smoke liveness mutants chaos chaos-guards contract toolchain
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s
-", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: toolchain ## see it work: events, agents, an approval, failures and what they leave behind (under 10 minutes at first)
 	@deploy/demo/run
