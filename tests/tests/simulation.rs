@@ -6,11 +6,14 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
 use switchyard_tests::sim::{Report, Tracing, run};
 
 /// Seeds in the ordinary run.
 const SEEDS_COUNT: u64 = 2_000;
+/// So many seeds make a line of progress: more than the ordinary run has.
+const PROGRESS_EVERY_COUNT: u64 = 2_500;
 /// Threads that run them.
 const THREADS_COUNT: usize = 2;
 
@@ -30,6 +33,7 @@ fn run_all(first: u64, count: u64) -> End {
     let (next, events) = (AtomicU64::new(first), AtomicU64::new(0));
     let failed = AtomicBool::new(false);
     let panicked = Mutex::new(Vec::new());
+    let (done, begun) = (AtomicU64::new(0), Instant::now());
     let work = || {
         let mut reports = Vec::new();
         while !failed.load(Ordering::Relaxed) {
@@ -43,6 +47,10 @@ fn run_all(first: u64, count: u64) -> End {
                 continue;
             };
             events.fetch_add(report.events, Ordering::Relaxed);
+            let so_far = done.fetch_add(1, Ordering::Relaxed) + 1;
+            if so_far.is_multiple_of(PROGRESS_EVERY_COUNT) {
+                println!("{so_far} of {count} seeds in {} s", begun.elapsed().as_secs());
+            }
             if !report.violations.is_empty() {
                 failed.store(true, Ordering::Relaxed);
                 reports.push(report);

@@ -25,6 +25,8 @@ pub enum AgentEvent {
     Gone(ConnId, Role),
     /// A connection is to be opened.
     Connect(Role),
+    /// Its own queue is to be consumed again, on a connection that lives.
+    Consume(ConnId),
     /// Time passes.
     Tick,
     /// A handler's process is gone.
@@ -188,6 +190,7 @@ impl World {
         match event {
             AgentEvent::Start => {}
             AgentEvent::Connect(role) => self.agent_connects(agent, role),
+            AgentEvent::Consume(conn) => self.agent_consumes(agent, conn),
             AgentEvent::Gone(conn, role) => self.agent_loses(agent, conn, role),
             AgentEvent::Frame(conn, frame) => self.agent_hears(agent, conn, frame),
             AgentEvent::Tick => {
@@ -270,6 +273,7 @@ impl World {
             let source = match &event {
                 AgentEvent::Frame(conn, _) | AgentEvent::Gone(conn, _) => *conn,
                 AgentEvent::Connect(_)
+                | AgentEvent::Consume(_)
                 | AgentEvent::Tick
                 | AgentEvent::HandlerEnded(..)
                 | AgentEvent::Unsent(_)

@@ -39,6 +39,15 @@ impl World {
         let _declared = self.broker.declare(conn, &own);
         self.agents[agent].consume = Some(conn);
         self.broker.consume(conn, &self.namespace.control_queue(&id.pool, &id.agent), None);
+        self.agent_consumes(agent, conn);
+    }
+
+    /// Consumes its own queue, unless it takes no more.
+    pub(super) fn agent_consumes(&mut self, agent: usize, conn: ConnId) {
+        if self.agents[agent].consume != Some(conn) {
+            return;
+        }
+        let id = self.agents[agent].id.clone();
         if self.agents[agent].consuming {
             let prefetch = usize::from(self.agents[agent].settings.prefetch());
             self.broker.consume(conn, &self.namespace.agent_queue(&id.pool, &id.agent), Some(prefetch));
@@ -81,6 +90,11 @@ impl World {
                     let input = if arrived { Input::Confirmed(report) } else { Input::Lost(report) };
                     self.tell_agent(agent, input);
                 }
+            }
+            ToClient::ChannelClosed => {
+                self.log(|| format!("agent {agent} loses the channel of its queue"));
+                self.tell_agent(agent, Input::ConsumeLost);
+                self.plan_agent(agent, RECONNECT_MAX_MS, AgentEvent::Consume(conn));
             }
             ToClient::Delivery { tag, message, .. } => match message.body {
                 Body::Agent(body) => {

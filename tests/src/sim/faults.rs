@@ -371,6 +371,7 @@ impl World {
     /// Everything is mended, and stays so.
     fn calm_down(&mut self) {
         self.calm = true;
+        self.troubles.end();
         self.weather.broker_away_until = 0;
         self.weather.parted_until.clear();
         self.weather.no_database_until.clear();

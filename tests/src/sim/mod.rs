@@ -12,8 +12,11 @@
 //! - [`store`]: the database, held to its constraints after every write
 //! - [`agent`], [`agent_io`], [`handlers`], [`ledger`]: processes around the machine, what handlers do, what they did
 //! - [`replica`], [`routing`], [`settling`], [`duties`]: the dispatcher's processes and what they do
-//! - [`people`], [`faults`], [`scenario`]: who acts, what breaks, how much of it
+//! - [`people`], [`faults`], [`troubles`], [`scenario`]: who acts, what breaks around the broker and inside it, how much of it
 //! - [`checker`], [`witness`]: what must hold; [`mod@run`]: one seed
+//!
+//! What is not simulated: two processes under one agent's id at the same time, more than one node of the broker, the delivery limit (it is a
+//! million), queues that expire (none does), and the wire form, which the tests of the contract and the fuzz targets hold.
 //!
 //! What is simulated here are surroundings: I/O, time, processes. A rule that is copied here would be tested in place of the real one.
 
@@ -35,6 +38,7 @@ pub mod scenario;
 pub mod settling;
 pub mod store;
 pub mod trace;
+pub mod troubles;
 pub mod wire;
 pub mod witness;
 pub mod world;

@@ -275,6 +275,8 @@ impl World {
     fn replica_hears(&mut self, replica: usize, conn: ConnId, frame: ToClient) {
         match frame {
             ToClient::Answer { number, delivery } => self.publish_answered(replica, conn, number, delivery),
+            // Its acks come within seconds.
+            ToClient::ChannelClosed => {}
             ToClient::Delivery { tag, message, .. } => match &message.body {
                 Body::Canary(number) => {
                     let heard_at = Duration::from_millis(self.now());

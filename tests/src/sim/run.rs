@@ -4,6 +4,7 @@ use super::checker::REST_MAX_MS;
 use super::dice::Dice;
 use super::scenario::Scenario;
 use super::trace::{Trace, Tracing};
+use super::troubles::Troubles;
 use super::world::World;
 
 /// What came of a seed.
@@ -44,7 +45,7 @@ pub fn run(seed: u64, tracing: Tracing) -> Report {
         }
     };
     let calm_at = scenario.calm_at;
-    let mut world = World::new(scenario, dice, Trace::new(tracing));
+    let mut world = World::new(scenario, dice, Troubles::of(seed), Trace::new(tracing));
     let (mut look_at, mut events) = (calm_at, 0);
     while world.store.violations.is_empty() && world.step() {
         events += 1;

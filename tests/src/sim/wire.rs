@@ -65,6 +65,8 @@ pub enum ToClient {
         /// What.
         delivery: Delivery,
     },
+    /// The channel of the client's own queue is closed (406); what it had out there is void.
+    ChannelClosed,
 }
 
 /// One connection.

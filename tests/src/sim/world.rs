@@ -18,6 +18,7 @@ use super::replica::{Replica, ReplicaEvent};
 use super::scenario::Scenario;
 use super::store::Store;
 use super::trace::Trace;
+use super::troubles::{Trouble, Troubles};
 use super::wire::{ConnId, Process, Role, ToBroker, ToClient, Wires};
 
 /// Everything that can happen.
@@ -72,6 +73,8 @@ pub enum Event {
     People(PeopleEvent),
     /// Something breaks, or is mended.
     Fault(Fault),
+    /// Something goes wrong inside the broker.
+    Trouble(Trouble),
 }
 
 /// Names of exchanges, made once.
@@ -100,6 +103,7 @@ pub struct World {
     pub(super) replicas: Vec<Replica>,
     pub(super) people: People,
     pub(super) weather: Weather,
+    pub(super) troubles: Troubles,
     /// Nothing breaks any more.
     pub(super) calm: bool,
 }
@@ -107,7 +111,7 @@ pub struct World {
 impl World {
     /// A world at its start.
     #[must_use]
-    pub fn new(scenario: Scenario, mut dice: Dice, trace: Trace) -> Self {
+    pub fn new(scenario: Scenario, mut dice: Dice, troubles: Troubles, trace: Trace) -> Self {
         let namespace = Namespace::default();
         let rearrange = if dice.chance(200) { Rearrange::Back } else { Rearrange::Front };
         let exchanges = Exchanges {
@@ -131,6 +135,7 @@ impl World {
             replicas: Vec::new(),
             people: People::default(),
             weather: Weather::default(),
+            troubles,
             calm: false,
             scenario,
         };
@@ -151,6 +156,7 @@ impl World {
         }
         self.plan_people();
         self.plan_faults();
+        self.plan_troubles();
     }
 
     /// The simulated time.
@@ -174,6 +180,7 @@ impl World {
             Event::Run { run, event } => self.run_event(run, event),
             Event::People(event) => self.people_event(event),
             Event::Fault(fault) => self.fault(fault),
+            Event::Trouble(trouble) => self.trouble(trouble),
         }
         true
     }
@@ -188,8 +195,9 @@ impl World {
 
     /// Sends a frame to the broker; it is lost when the connection is cut before it arrives.
     pub(super) fn send(&mut self, conn: ConnId, frame: ToBroker) {
-        let now = self.now();
-        if let Some(at) = self.wires.up(conn, now, &mut self.dice) {
+        let Some(role) = self.wires.get(conn).map(|one| one.role) else { return };
+        let from = self.troubles.read_from(role, self.now());
+        if let Some(at) = self.wires.up(conn, from, &mut self.dice) {
             self.agenda.plan_at(at, Event::ToBroker { conn, frame });
         }
     }
@@ -201,7 +209,7 @@ impl World {
         number
     }
 
-    fn answer(&mut self, conn: ConnId, frame: ToClient) {
+    pub(super) fn answer(&mut self, conn: ConnId, frame: ToClient) {
         let now = self.now();
         if let Some(at) = self.wires.down(conn, now, &mut self.dice) {
             self.agenda.plan_at(at, Event::ToClient { conn, frame });
@@ -219,6 +227,7 @@ impl World {
                 self.log(|| format!("broker  {delivery:?} {message}"));
                 if delivery == Delivery::Acked {
                     self.tear(conn, &message);
+                    self.plan_copy(&message);
                 }
                 self.answer(conn, ToClient::Answer { number, delivery });
             }
@@ -250,7 +259,8 @@ impl World {
 
     /// A queue that is full for a moment refuses.
     fn take_publish(&mut self, message: &Message) -> Delivery {
-        if !self.calm && self.dice.chance(3) {
+        let now = self.now();
+        if !self.calm && (self.dice.chance(3) || self.troubles.refuses(message, now)) {
             return Delivery::Nacked;
         }
         if !self.broker.publish(message) {
@@ -275,6 +285,11 @@ impl World {
     }
 
     fn dead_letter(&mut self, message: &Message) {
+        // Kept and tried again, as at-least-once dead-lettering does.
+        if let Some(wait) = self.troubles.kept_for(self.now()) {
+            self.plan(wait, Event::DeadLetter(message.clone()));
+            return;
+        }
         self.broker.publish(message);
         self.deliver();
     }

@@ -108,6 +108,15 @@ impl Broker {
         }
     }
 
+    /// The consumer timeout: what the consumer has out of a queue comes back, and it consumes it no longer. False when it did not.
+    pub fn time_out(&mut self, conn: ConnId, queue: &str) -> bool {
+        let consumes = self.queues.get(queue).is_some_and(|queue| queue.is_consumed_by(conn));
+        if consumes {
+            self.leave(conn, queue);
+        }
+        consumes
+    }
+
     /// Routes a message; false when no queue took it.
     pub fn publish(&mut self, message: &Message) -> bool {
         let bound = self

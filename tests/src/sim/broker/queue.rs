@@ -82,6 +82,11 @@ impl Queue {
         }
     }
 
+    /// Whether a connection consumes it.
+    pub(super) fn is_consumed_by(&self, conn: ConnId) -> bool {
+        self.consumers.iter().any(|consumer| consumer.conn == conn)
+    }
+
     /// Messages that wait for a consumer.
     pub(super) fn ready(&self) -> usize {
         self.ready.len()
