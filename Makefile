@@ -4,7 +4,7 @@
 SERVICES := deploy/local/services
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status env logs reset run demo build test lint load bench bench-curves bench-smoke liveness mutants chaos chaos-guards contract toolchain
+.PHONY: help up down status env logs reset run demo build test lint load bench bench-curves bench-smoke liveness mutants fuzz simulation chaos chaos-guards contract toolchain
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,6 +76,12 @@ chaos: toolchain ## break everything around real processes, from a seed, and che
 
 chaos-guards: toolchain ## the same without one guard of the protocol at a time, in a copy: the checker must find each (some: ARGS=WORD)
 	@cargo run --locked --quiet -p switchyard-tests --bin chaos-guards -- $(ARGS)
+
+fuzz: toolchain ## fuzz every target for SECONDS each (600); fewer targets: fuzz/run --seconds 60 events logs
+	@fuzz/run --seconds $(or $(SECONDS),600)
+
+simulation: toolchain ## 50,000 seeds of the simulation, or SEEDS of them, optimised but with every assertion
+	@SWITCHYARD_SIM_SEEDS=$(or $(SEEDS),50000) cargo test --locked --profile simulation -p switchyard-tests --test simulation every_seed -- --nocapture
 
 contract: toolchain ## write docs/contract (JSON Schemas, AsyncAPI) from the Rust types
 	@cargo run --locked --quiet -p switchyard-common --example contract-docs

@@ -6,6 +6,7 @@
 //! - [`ConsumeConnection`]: subscriptions, on another connection (a broker that blocks publishers must not stop acks).
 //!   A subscription says when it lost its channel and when it consumes again; acks of lost deliveries are harmless.
 //! - [`Session`]: one unsupervised connection, for tools and tests.
+//! - [`raw`]: bytes of the broker read as a session reads them, without a connection: for the fuzz targets.
 //! - [`headers`]: header values, `x-death` and the delivery count, read within bounds.
 //!
 //! No type of the client library appears in the interface.
@@ -86,6 +87,7 @@ pub use fault::{Fault, code};
 pub use message::{Message, Outgoing, OutgoingError, Properties};
 pub use publisher::{LostReason, PublishOutcome, Publisher};
 pub use request::{RequestError, Requester};
+pub use session::raw;
 pub use session::{OpenError, Session};
 pub use settings::{BrokerConfig, BrokerConfigError};
 pub use silence::WhenSilent;

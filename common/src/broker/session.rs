@@ -16,6 +16,7 @@ use super::limits::CLOSE_MAX_MILLIS;
 use super::settings::{BrokerConfig, BrokerConfigError};
 use transport::{SocketHandle, connect};
 
+pub mod raw;
 mod transport;
 mod wire;
 

@@ -15,6 +15,7 @@ use switchyard_common::export::span::{self, Span};
 use switchyard_common::failure::FailureKind;
 use switchyard_common::guard::{catch_panic, catch_panic_sync};
 use switchyard_common::shutdown::Shutdown;
+use switchyard_common::task::Kinds;
 use switchyard_common::telemetry::TraceParent;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -111,7 +112,7 @@ impl Intake {
     }
 
     fn admit(&self, incoming: Incoming) -> Event {
-        let admitted = admit_message(&self.context, &incoming.message);
+        let admitted = admit_message(&self.context.kinds, &incoming.message);
         Event { message: incoming.message, acker: incoming.acker, since: Instant::now(), admitted }
     }
 
@@ -303,7 +304,10 @@ fn export(event: &Event, answer: &Accepted) {
 }
 
 /// Parses and resolves one event. A panic in there concerns that event alone (design 5).
-fn admit_message(context: &Context, message: &Message) -> Result<Admitted, Rejection> {
+///
+/// # Errors
+/// Why it has no effect, and what its publisher is to do.
+pub fn admit_message(kinds: &Kinds, message: &Message) -> Result<Admitted, Rejection> {
     let deliveries = delivery_count(&message.properties.headers);
     if handling(deliveries) == Handling::Poison {
         return Err(Rejection::new(
@@ -330,7 +334,7 @@ fn admit_message(context: &Context, message: &Message) -> Result<Admitted, Rejec
                 "report this as a bug",
             )
         })?;
-        let mut admitted = admit(parsed, &context.kinds, fresh)?;
+        let mut admitted = admit(parsed, kinds, fresh)?;
         // A task without a trace begins one here, so that whatever it does can be found by one id.
         admitted.traceparent.get_or_insert_with(|| TraceParent::generate(&mut rand::rng()).to_string());
         Ok(admitted)

@@ -74,13 +74,13 @@ pub trait LogSink: Send + Sync {
 
 /// What the log came to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct LogEnd {
+pub struct LogEnd {
     /// Lines that the sink took.
-    pub(crate) lines: u64,
+    pub lines: u64,
     /// The last lines.
-    pub(crate) tail: Vec<String>,
+    pub tail: Vec<String>,
     /// Why lines are missing.
-    pub(crate) fault: Option<String>,
+    pub fault: Option<String>,
 }
 
 struct Queued {
@@ -92,7 +92,7 @@ struct Queued {
 
 /// Reads both pipes to their ends and feeds `sink`. `gone` is set when every process of the run has gone: what is still open
 /// or queued then has a bounded time.
-pub(crate) async fn stream_logs(
+pub async fn stream_logs(
     stdout: impl AsyncRead + Unpin,
     stderr: impl AsyncRead + Unpin,
     masker: &Masker,
