@@ -18,7 +18,7 @@ const TIMED_COUNT: usize = 10;
 const SLOWER_MAX: u32 = 10;
 const SLOWER_BY_MAX: Duration = Duration::from_secs(2);
 /// Events that are published as fast as the broker confirms them.
-const FLOOD_COUNT: usize = 3_000;
+const FLOOD_COUNT: usize = 1_000;
 /// Slots of the agent that works it off: enough that a round trip on a loaded machine does not bound it.
 const SLOTS_COUNT: u32 = 32;
 /// Longest wait for the end of the flood, on a loaded machine.
