@@ -27,19 +27,21 @@ fn processes_of(folder: &str) -> anyhow::Result<Vec<String>> {
 }
 
 async fn stopped_by(signal: Signal) -> anyhow::Result<()> {
-    let mut demo = Command::new(env!("CARGO_BIN_EXE_demo")).stdout(Stdio::piped()).spawn()?;
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_demo"));
+    let mut demo = demo.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    // Kept until the end: nobody could write what else there is to say into a pipe that is closed.
+    let mut asides = BufReader::new(demo.stderr.take().context("its asides")?).lines();
+    let folder = asides.by_ref().find_map(|line| Some(line.ok()?.strip_prefix("logs: ")?.to_owned()));
+    let folder = folder.context("the demo says where its logs are")?;
     let mut lines = BufReader::new(demo.stdout.take().context("its output")?).lines();
-    let mut folder = None;
     // The agents are live, and work is submitted.
     for line in lines.by_ref() {
         let line = line?;
-        folder = folder.or_else(|| line.strip_prefix("logs: ").map(ToOwned::to_owned));
         ensure!(!line.contains("FAILED"), "{line}");
         if line.starts_with("1. ") {
             break;
         }
     }
-    let folder = folder.context("the demo says where its logs are")?;
     ensure!(processes_of(&folder)?.len() >= 3, "a dispatcher and two agents run");
     kill(Pid::from_raw(i32::try_from(demo.id())?), signal)?;
     let rest: Vec<String> = lines.collect::<Result<_, _>>()?;

@@ -148,7 +148,10 @@ impl Process {
     /// When none has within [`MOVE_WITHIN`].
     pub async fn until_metric(&self, begins: &str, holds: impl Fn(f64) -> bool) -> anyhow::Result<()> {
         until(format!("metric {begins}"), MOVE_WITHIN, async || {
-            let body = self.get("/metrics").await?.body;
+            let body = match self.get("/metrics").await {
+                Ok(answer) => answer.body,
+                Err(error) => return Ok(Look::NotYet(format!("{error:#}"))),
+            };
             let values = body.lines().filter(|line| line.starts_with(begins));
             let found = values.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).any(&holds);
             Ok(Look::holds(found, || {
@@ -165,8 +168,13 @@ impl Process {
     pub async fn until_readiness(&self, ready: bool) -> anyhow::Result<()> {
         let what = format!("{} to be {}", self.name(), if ready { "ready" } else { "not ready" });
         until(what, MOVE_WITHIN, async || {
-            let answer = self.get("/readyz").await?;
-            Ok(Look::holds((answer.status == 200) == ready, || format!("{} {}", answer.status, answer.body)))
+            // One answer that does not come in time, on a machine that is busy, says nothing of the next.
+            Ok(match self.get("/readyz").await {
+                Ok(answer) => Look::holds((answer.status == 200) == ready, || {
+                    format!("{} {}", answer.status, answer.body)
+                }),
+                Err(error) => Look::NotYet(format!("{error:#}")),
+            })
         })
         .await
     }
