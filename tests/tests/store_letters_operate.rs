@@ -17,11 +17,11 @@ use switchyard_dispatcher::dead_letters::replay::{Drawn, Edit, ReplayError};
 use switchyard_dispatcher::dead_letters::run::log_once;
 use switchyard_dispatcher::intake::admit::admit;
 use switchyard_dispatcher::intake::command::Verdict;
+use switchyard_dispatcher::store::Db;
 use switchyard_dispatcher::store::letters::browse::{LetterFilter, groups, list, numbers, show};
 use switchyard_dispatcher::store::letters::logging::claim;
 use switchyard_dispatcher::store::letters::resolve::{Discarded, ReplayVerdict, ReplayWish, discard};
 use switchyard_dispatcher::store::letters::{About, EventLetter, Letter, record_event};
-use switchyard_dispatcher::store::{Db, timeline};
 use switchyard_tests::harness::database::TestDatabase;
 use switchyard_tests::harness::events::store_one;
 use switchyard_tests::harness::letters::{event, namespace, submitted};
@@ -415,24 +415,4 @@ async fn what_cannot_be_replayed_says_what_to_do() {
     let wrong = ReplayWish { edit: Some(Edit::Event(json!({}))), ..wish() };
     let refused = replay(db, &namespace(), task, &wrong, NO_WAIT, acked).await.unwrap_err();
     assert!(refused.to_string().contains("--payload"), "{refused}");
-}
-
-#[tokio::test]
-async fn a_timeline_joins_what_columns_notes_and_attempts_tell() {
-    let database = TestDatabase::new().await;
-    let (db, seed) = (&database.db, Seed::new(&database.db));
-    seed.workspace("w", "default").await;
-    let task = seed.task(&TaskSeed::new("t1", "w", "plan")).await;
-    seed.must(&task, Input::Cancel { by: "ada".into(), force: false }).await;
-    seed.execute(
-        "INSERT INTO task_notes (task_id, at, what, detail)
-         SELECT task_id, cancel_requested_at, 'cancel requested', '{\"comment\": \"why not\"}' FROM tasks",
-        &[],
-    )
-    .await;
-    let moments = timeline::timeline(db, "t1").await.unwrap();
-    let whats: Vec<&str> = moments.iter().map(|moment| moment.what.as_str()).collect();
-    assert_eq!(whats, ["submitted", "cancel requested", "cancelled"]);
-    assert_eq!(moments[1].detail, json!({ "by": "ada", "comment": "why not" }));
-    assert!(timeline::timeline(db, "unknown").await.unwrap().is_empty());
 }
