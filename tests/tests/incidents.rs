@@ -18,7 +18,7 @@ use switchyard_dispatcher::intake::command::Verdict;
 use switchyard_dispatcher::pass::run_once;
 use switchyard_dispatcher::schedule::WaitingOn;
 use switchyard_dispatcher::store::intake::{IntakeRules, store};
-use switchyard_dispatcher::store::route::{Publish, claim_resends, dispatches};
+use switchyard_dispatcher::store::route::{Publish, claim_resends, contents};
 use switchyard_dispatcher::store::view::{TaskFilter, tasks};
 use switchyard_dispatcher::store::{Applier, Named};
 use switchyard_tests::harness::database::TestDatabase;
@@ -114,12 +114,12 @@ async fn incident_13_nothing_can_be_sent_of_an_assignment_before_it_is_committed
         applier.decide(&input[0]);
         applier.finish().await?;
         // Written, not committed: whoever reads it to send it, on another connection, finds nothing.
-        assert!(dispatches(db, first).await?.is_empty());
+        assert!(contents(db, first).await?.is_empty());
         Ok(())
     })
     .await
     .expect("assigned");
-    let sent = dispatches(db, first).await.expect("read");
+    let sent = contents(db, first).await.expect("read");
     let assignment = &sent[0].assignment;
     assert_eq!((&assignment.agent, assignment.session), (&agent.agent.agent, agent.session));
 }
@@ -136,7 +136,7 @@ async fn incident_16_an_apply_carries_the_approved_plan_whoever_sends_it() {
     let restarted = database.another_replica();
     let lost = Publish::first(AttemptKey { task_id: task_id("t"), attempt: 2 });
     let claimed = claim_resends(&restarted, &[lost]).await.expect("taken over");
-    let sent = dispatches(&restarted, &claimed).await.expect("read");
+    let sent = contents(&restarted, &claimed).await.expect("read");
     let (assignment, parts) = (&sent[0].assignment, &sent[0].parts);
     assert_eq!(assignment.inputs, manifest);
     assert_eq!(assignment.approval.as_ref().map(|approval| &approval.digest), Some(&manifest.digest()));

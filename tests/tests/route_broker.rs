@@ -14,6 +14,7 @@ use switchyard_common::broker::{
 use switchyard_common::config::Secret;
 use switchyard_common::contract::artifact::Manifest;
 use switchyard_common::contract::assignment::AttemptKey;
+use switchyard_common::contract::limits::ARTIFACTS_TOTAL_MAX_BYTES;
 use switchyard_common::contract::report::OutcomeEnd;
 use switchyard_common::guard::{GuardedTask, spawn_guarded};
 use switchyard_common::shutdown::Shutdown;
@@ -22,7 +23,7 @@ use switchyard_dispatcher::pass::Wake;
 use switchyard_dispatcher::presence::replicas::beat_once;
 use switchyard_dispatcher::route::run::Router;
 use switchyard_dispatcher::store::Db;
-use switchyard_dispatcher::store::route::{Publish, claim_resends, dispatches};
+use switchyard_dispatcher::store::route::{Publish, claim_resends, contents};
 use switchyard_tests::harness::cut::Cut;
 use switchyard_tests::harness::scenario::Scenario;
 use switchyard_tests::harness::scenario::world::AMQP_URL_VARIABLE;
@@ -142,8 +143,8 @@ async fn a_replica_that_was_taken_over_sends_nothing() {
     routing.end().await;
     assert_eq!(stage.waiting().await, 1, "only what is still its own");
     let second = Publish { key: taken, publish_no: 2 };
-    assert_eq!(dispatches(&mine, std::slice::from_ref(&second)).await.unwrap(), []);
-    assert_eq!(dispatches(&other, std::slice::from_ref(&second)).await.unwrap().len(), 1);
+    assert_eq!(contents(&mine, std::slice::from_ref(&second)).await.unwrap(), []);
+    assert_eq!(contents(&other, std::slice::from_ref(&second)).await.unwrap().len(), 1);
     stage.end().await;
 }
 
@@ -161,6 +162,26 @@ async fn a_publish_that_waited_too_long_is_claimed_anew_before_it_is_sent() {
     stage.end().await;
 }
 
+/// An apply that is assigned, with a plan of `plan_bytes` according to its manifest; what is stored of it is short.
+async fn assigned_apply(stage: &Stage, id: &str, plan_bytes: u64) -> AttemptKey {
+    let seed = stage.seed();
+    seed.workspace(id, "default").await;
+    let task = seed.task(&TaskSeed::new(id, id, "plan_and_apply")).await;
+    let claim = seed.assign(&task, &stage.agent).await;
+    let mut manifest = Manifest::of(&BTreeMap::from([("plan".to_owned(), b"change it".to_vec())])).unwrap();
+    manifest.0[0].size = plan_bytes;
+    let reporter = Reporter { agent: stage.agent.agent.clone(), granted: true, epoch_is_current: true };
+    let end = OutcomeEnd::Succeeded { changes: true, artifacts: manifest.clone(), result: None };
+    seed.must(&task, Input::Outcome { reporter, claim, end }).await;
+    let (json, digest) = (serde_json::to_value(&manifest).unwrap(), manifest.digest().to_string());
+    let keep = "INSERT INTO artifacts (task_id, attempt, manifest, digest, total_bytes, created_at) VALUES ($1, 1, $2, $3, $4, now())";
+    let total = i64::try_from(plan_bytes).unwrap();
+    seed.execute(keep, &[&id, &json, &digest, &total]).await;
+    seed.execute("INSERT INTO artifact_parts VALUES ($1, 1, 'plan', 0, 'change it'::bytea)", &[&id]).await;
+    seed.must(&task, Input::Approve { by: "ann".into(), digest: None }).await;
+    seed.assign(&task, &stage.agent).await.key()
+}
+
 /// Reading the parts of any artifact takes longer than an assignment may wait to be written.
 const SLOW_PARTS: &str = "ALTER TABLE artifact_parts RENAME TO parts; \
     CREATE VIEW artifact_parts AS SELECT p.* FROM parts p, LATERAL (SELECT pg_sleep(1.2 + 0 * p.part)) slow";
@@ -169,27 +190,38 @@ const SLOW_PARTS: &str = "ALTER TABLE artifact_parts RENAME TO parts; \
 async fn inputs_that_take_longer_to_read_than_an_assignment_may_wait_are_sent() {
     let stage = Stage::new("route_slow_inputs").await;
     let db = stage.scenario.database.db.clone();
-    let files = BTreeMap::from([("plan".to_owned(), b"change it".to_vec())]);
-    let manifest = Manifest::of(&files).unwrap();
-    let task = stage.seed().task(&TaskSeed::new("t", "w", "plan_and_apply")).await;
-    let claim = stage.seed().assign(&task, &stage.agent).await;
-    let reporter = Reporter { agent: stage.agent.agent.clone(), granted: true, epoch_is_current: true };
-    let end = OutcomeEnd::Succeeded { changes: true, artifacts: manifest.clone(), result: None };
-    stage.seed().must(&task, Input::Outcome { reporter, claim, end }).await;
-    let (json, digest) = (serde_json::to_value(&manifest).unwrap(), manifest.digest().to_string());
-    let keep = "INSERT INTO artifacts (task_id, attempt, manifest, digest, total_bytes, created_at) VALUES ('t', 1, $1, $2, 9, now())";
-    stage.seed().execute(keep, &[&json, &digest]).await;
-    stage
-        .seed()
-        .execute("INSERT INTO artifact_parts VALUES ('t', 1, 'plan', 0, 'change it'::bytea)", &[])
-        .await;
-    stage.seed().must(&task, Input::Approve { by: "ann".into(), digest: None }).await;
+    let key = assigned_apply(&stage, "t", 9).await;
     db.connection().await.unwrap().batch_execute(SLOW_PARTS).await.unwrap();
-    let key = stage.seed().assign(&task, &stage.agent).await.key();
     let routing = Routing::start(&stage, &db, &broker(&broker_url())).await;
     routing.handed_over.send(vec![key.clone()]).await.unwrap();
     stage.sent(2).await;
     routing.end().await;
+    stage.end().await;
+}
+
+/// The parts of `second` cannot be read for as long as somebody holds the advisory lock 1.
+const HELD_PARTS: &str = "ALTER TABLE artifact_parts RENAME TO parts; \
+    CREATE VIEW artifact_parts AS SELECT p.* FROM parts p, LATERAL ( \
+        SELECT CASE WHEN p.task_id = 'second' THEN pg_advisory_xact_lock_shared(1) END) held";
+
+#[tokio::test]
+async fn large_inputs_of_one_batch_are_read_and_sent_one_after_the_other() {
+    let stage = Stage::new("route_large_inputs").await;
+    let db = stage.scenario.database.db.clone();
+    let more_than_half = ARTIFACTS_TOTAL_MAX_BYTES as u64 / 2 + 1;
+    let first = assigned_apply(&stage, "first", more_than_half).await;
+    let second = assigned_apply(&stage, "second", more_than_half).await;
+    let holder = db.connection().await.unwrap();
+    holder.batch_execute(HELD_PARTS).await.unwrap();
+    holder.batch_execute("SELECT pg_advisory_lock(1)").await.unwrap();
+    let routing = Routing::start(&stage, &db, &broker(&broker_url())).await;
+    routing.handed_over.send(vec![first, second]).await.unwrap();
+    stage.sent(2).await;
+    holder.batch_execute("SELECT pg_advisory_unlock(1)").await.unwrap();
+    stage.sent(4).await;
+    routing.end().await;
+    let sql = "SELECT max(publish_no) FROM attempts WHERE ended_at IS NULL";
+    assert_eq!(stage.seed().value::<i32>(sql, &[]).await, 1, "nothing was sent under the number before");
     stage.end().await;
 }
 

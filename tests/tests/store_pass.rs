@@ -12,7 +12,7 @@ use switchyard_common::task::{AssignTo, Input};
 use switchyard_dispatcher::pass::{PassEnd, run_once};
 use switchyard_dispatcher::store::intake::store;
 use switchyard_dispatcher::store::operate::{Pausable, fence, pause};
-use switchyard_dispatcher::store::route::{Publish, claim_resends, dispatches, record_confirms};
+use switchyard_dispatcher::store::route::{Publish, claim_resends, contents, record_confirms};
 use switchyard_dispatcher::store::view::{TaskFilter, tasks};
 use switchyard_dispatcher::store::{Named, apply};
 use switchyard_tests::harness::database::TestDatabase;
@@ -299,8 +299,8 @@ async fn another_publish_has_another_number_before_it_is_sent_and_only_one_repli
         claim_resends(&other, &first).await.unwrap().is_empty(),
         "what it gives up is not the last publish"
     );
-    assert!(dispatches(&database.db, &first).await.unwrap().is_empty(), "it was given up");
-    assert_eq!(dispatches(&database.db, &second).await.unwrap()[0].assignment.publish_no, 2);
+    assert!(contents(&database.db, &first).await.unwrap().is_empty(), "it was given up");
+    assert_eq!(contents(&database.db, &second).await.unwrap()[0].assignment.publish_no, 2);
     record_confirms(&database.db, &[key]).await.unwrap();
     assert!(claim_resends(&database.db, &second).await.unwrap().is_empty(), "it was confirmed");
 }

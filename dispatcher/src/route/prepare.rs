@@ -26,8 +26,13 @@ pub(super) struct Span {
 
 impl Span {
     pub(super) fn publish(&self) -> Publish {
-        Publish { key: self.assignment.key(), publish_no: self.assignment.publish_no }
+        publish_of(&self.assignment)
     }
+}
+
+/// The publish that an assignment is sent as.
+pub(super) fn publish_of(assignment: &Assignment) -> Publish {
+    Publish { key: assignment.key(), publish_no: assignment.publish_no }
 }
 
 /// A batch that is ready to be written.

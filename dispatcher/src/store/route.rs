@@ -32,6 +32,25 @@ impl Publish {
     }
 }
 
+/// An assignment as it is committed; the parts of its inputs are read when it is its turn, because they may be large.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Content {
+    /// The assignment.
+    pub assignment: Assignment,
+    /// The attempt that has left its inputs; none when it has no inputs.
+    pub inputs_of: Option<i32>,
+    /// How long this replica has been its publisher, by the database clock.
+    pub age: Duration,
+}
+
+impl Content {
+    /// How many bytes its inputs have.
+    #[must_use]
+    pub fn input_bytes(&self) -> u64 {
+        self.assignment.inputs.total_bytes()
+    }
+}
+
 /// An assignment with the parts that travel ahead of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dispatch {
@@ -57,12 +76,12 @@ const CONTENT: &str = "SELECT a.task_id, a.attempt, a.step AS attempt_step, a.le
 /// Reads the content of open attempts whose publisher is this replica, under the number given. Others are left out: nothing is sent
 /// for an attempt that has ended, and nothing by a replica that was taken over (protocol B2). One that cannot be read is left out as
 /// well, loudly: it must not hold up the rest.
-pub async fn dispatches(db: &Db, publishes: &[Publish]) -> Result<Vec<Dispatch>, StoreError> {
+pub async fn contents(db: &Db, publishes: &[Publish]) -> Result<Vec<Content>, StoreError> {
     let connection = db.connection().await?;
     let statement = connection.prepare_cached(CONTENT).await?;
     let (ids, numbers, publish_numbers) = split(publishes);
     let rows = connection.query(&statement, &[&ids, &numbers, &publish_numbers, &db.replica]).await?;
-    let mut dispatches = Vec::with_capacity(rows.len());
+    let mut contents = Vec::with_capacity(rows.len());
     for row in &rows {
         let assignment = match assignment(db, row) {
             Ok(assignment) => assignment,
@@ -73,16 +92,12 @@ pub async fn dispatches(db: &Db, publishes: &[Publish]) -> Result<Vec<Dispatch>,
                 continue;
             }
         };
-        let parts = match row.get::<_, Option<i32>>("artifact_attempt") {
-            Some(source) if !assignment.inputs.0.is_empty() => {
-                input_parts(&connection, &assignment, source).await?
-            }
-            Some(_) | None => Vec::new(),
-        };
+        let inputs_of =
+            row.get::<_, Option<i32>>("artifact_attempt").filter(|_| !assignment.inputs.0.is_empty());
         let age = Duration::try_from_secs_f64(row.get("age")).unwrap_or(Duration::MAX);
-        dispatches.push(Dispatch { parts, assignment, age });
+        contents.push(Content { assignment, inputs_of, age });
     }
-    Ok(dispatches)
+    Ok(contents)
 }
 
 fn assignment(db: &Db, row: &Row) -> Result<Assignment, StoreError> {
@@ -133,12 +148,12 @@ fn approval(row: &Row) -> Result<AssignedApproval, StoreError> {
     Ok(AssignedApproval { approved_by, approved_at, digest: parsed("approved_digest", digest.parse())? })
 }
 
-async fn input_parts(
-    connection: &deadpool_postgres::Object,
-    assignment: &Assignment,
-    source: i32,
-) -> Result<Vec<InputPart>, StoreError> {
+/// Reads the parts of its inputs, in order.
+pub async fn input_parts(db: &Db, content: &Content) -> Result<Vec<InputPart>, StoreError> {
     const SQL: &str = "SELECT name, part, bytes FROM artifact_parts WHERE task_id = $1 AND attempt = $2 ORDER BY name, part";
+    let Some(source) = content.inputs_of else { return Ok(Vec::new()) };
+    let assignment = &content.assignment;
+    let connection = db.connection().await?;
     let statement = connection.prepare_cached(SQL).await?;
     let rows = connection.query(&statement, &[&assignment.task_id.as_str(), &source]).await?;
     rows.iter()

@@ -8,7 +8,7 @@ use switchyard_common::contract::control::Order;
 use switchyard_common::contract::ids::SessionId;
 use switchyard_dispatcher::presence::retire;
 use switchyard_dispatcher::store::agents::{AgentAct, act};
-use switchyard_dispatcher::store::route::{Publish, dispatches};
+use switchyard_dispatcher::store::route::{Publish, contents};
 use switchyard_tests::harness::scenario::Scenario;
 use switchyard_tests::harness::seed::{Seed, TaskSeed};
 use uuid::Uuid;
@@ -57,7 +57,7 @@ async fn a_retired_agents_queue_is_settled_and_deleted_and_a_new_hello_undoes_it
     let session = scenario.session("retire").await.unwrap();
     declare(&session, &scenario.namespace.agent_queue_topology(pool, id)).await.unwrap();
     let queue = scenario.namespace.agent_queue(pool, id);
-    let sent = dispatches(db, &[Publish::first(claim.key())]).await.unwrap().remove(0);
+    let sent = contents(db, &[Publish::first(claim.key())]).await.unwrap().remove(0);
     let body = serde_json::to_vec(&AgentMessage::Assignment(Box::new(sent.assignment))).unwrap();
     let message = Outgoing::new("", &queue, Properties::persistent("application/json"), body, true).unwrap();
     assert_eq!(replica.context.publisher.publish(message).await, PublishOutcome::Acked);
