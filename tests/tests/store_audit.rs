@@ -321,6 +321,27 @@ async fn offenders_are_named_up_to_the_limit_and_all_are_counted() {
 }
 
 #[tokio::test]
+async fn rows_that_cannot_be_read_are_findings_that_say_why() {
+    let database = TestDatabase::new().await;
+    let seed = Seed::new(&database.db);
+    sound(&database.db).await;
+    seed.execute("UPDATE tasks SET steps = jsonb_set(steps, '{0,name}', '7') WHERE task_id = 'done'", &[])
+        .await;
+    seed.execute(
+        "UPDATE attempts SET revoke_requested_at = now(), revoke_reason = 'of_a_newer_replica', revoke_force = false
+         WHERE task_id = 'running'",
+        &[],
+    )
+    .await;
+    let findings = run(&database.db).await.unwrap();
+    assert_eq!(findings.len(), 1, "{findings:#?}");
+    let finding = &findings[0];
+    assert_eq!((finding.invariant, finding.name, finding.count), (2, "row_that_cannot_be_read", 2));
+    assert!(finding.offenders[0].starts_with("task done: tasks.steps: "), "{finding:#?}");
+    assert!(finding.offenders[1].starts_with("attempt running#1: revoke_reason: "), "{finding:#?}");
+}
+
+#[tokio::test]
 async fn a_step_that_left_no_artifacts_and_waits_for_its_approval_is_sound() {
     let database = TestDatabase::new().await;
     let seed = Seed::new(&database.db);

@@ -1,11 +1,13 @@
 //! `dispatcher audit`: the invariants of design 10 that SQL can state, as queries. A row is a state that nobody can explain.
 //!
 //! - [`checks`]: every query, named and explained
+//! - [`readable`]: what no query can find, rows that this program cannot read
 //! - [`run()`]: all of them in one snapshot
 
 mod agents;
 pub mod checks;
 mod letters;
+mod readable;
 mod run;
 mod tasks;
 

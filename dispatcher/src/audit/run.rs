@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::checks::{Check, all};
+use super::readable::unreadable;
 use crate::store::{Db, StoreError};
 
 /// Most offenders that are named; the number of all is given.
@@ -38,6 +39,8 @@ pub async fn run(db: &Db) -> Result<Vec<Finding>, StoreError> {
             let rows = transaction.query(&sql, &[]).await?;
             findings.extend(finding(&check, &rows));
         }
+        findings.extend(unreadable(db, &transaction).await?);
+        findings.sort_by_key(|finding| (finding.invariant, finding.name));
         Ok(findings)
     })
     .await

@@ -28,7 +28,7 @@ mod refusals;
 pub mod replicas;
 pub mod reports;
 pub mod route;
-mod rows;
+pub(crate) mod rows;
 mod save;
 mod steps;
 pub mod sweep;

@@ -51,6 +51,18 @@ pub(crate) fn task(row: &Row, steps: &StepsCache) -> Result<Task, StoreError> {
     })
 }
 
+/// Reads an attempt; the error names it, as [`task`] does.
+pub(crate) fn named_attempt(row: &Row) -> Result<Attempt, StoreError> {
+    attempt(row).map_err(|error| match error {
+        StoreError::Unreadable(why) => StoreError::Unreadable(format!(
+            "attempt {}#{}: {why}",
+            row.get::<_, &str>("task_id"),
+            row.get::<_, i32>("attempt")
+        )),
+        other => other,
+    })
+}
+
 fn read_task(row: &Row, steps: &StepsCache) -> Result<Task, StoreError> {
     let pool: PoolId = parsed("pool_id", row.get::<_, &str>("pool_id").parse())?;
     let status: &str = row.get("status");
