@@ -90,9 +90,8 @@ pub(crate) struct Replay {
     letter_ids: Vec<i64>,
     #[command(flatten)]
     filter: Filter,
-    /// Every unresolved letter that the filter names.
-    #[arg(long)]
-    selected: bool,
+    #[command(flatten)]
+    many: Many,
     /// Another payload for the task, as JSON; one letter only.
     #[arg(long, conflicts_with = "event")]
     payload: Option<String>,
@@ -117,9 +116,8 @@ pub(crate) struct Discard {
     letter_ids: Vec<i64>,
     #[command(flatten)]
     filter: Filter,
-    /// Every unresolved letter that the filter names.
-    #[arg(long)]
-    selected: bool,
+    #[command(flatten)]
+    many: Many,
     /// Who acts; kept in the audit log. Default: the user's name.
     #[arg(long, env = "SWITCHYARD_ACTOR")]
     by: Option<String>,
@@ -128,7 +126,23 @@ pub(crate) struct Discard {
     note: Option<String>,
 }
 
+/// Several letters at once.
+#[derive(Debug, Args)]
+struct Many {
+    /// Every unresolved letter that the filter names.
+    #[arg(long)]
+    selected: bool,
+    /// Every unresolved letter there is.
+    #[arg(long, conflicts_with = "selected")]
+    all: bool,
+}
+
 impl Filter {
+    const fn is_empty(&self) -> bool {
+        let Self { failure, fingerprint, task, workspace, pool } = self;
+        failure.is_none() && fingerprint.is_none() && task.is_none() && workspace.is_none() && pool.is_none()
+    }
+
     fn letters(&self, resolved: Option<bool>, count_max: usize) -> LetterFilter {
         LetterFilter {
             resolved,
@@ -257,19 +271,37 @@ fn field(name: &str, text: &str) {
     output::line(&format!("{name:22} {indented}"));
 }
 
-async fn chosen(db: &Db, letter_ids: &[i64], filter: &Filter, selected: bool) -> anyhow::Result<Vec<i64>> {
-    match (letter_ids, selected) {
-        ([], false) => bail!("name letters by their numbers, or choose them with a filter and --selected"),
-        ([], true) => Ok(browse::numbers(db, &filter.letters(Some(false), LIST_MAX_COUNT)).await?),
-        (ids, false) => Ok(ids.to_vec()),
-        (_, true) => bail!("give numbers or --selected, not both"),
+/// Which letters are meant. What is meant for many is never guessed: a filter that was forgotten would mean all of them.
+async fn chosen(db: &Db, letter_ids: &[i64], filter: &Filter, many: &Many) -> anyhow::Result<Vec<i64>> {
+    check_choice(letter_ids, filter, many)?;
+    if many.selected || many.all {
+        return Ok(browse::numbers(db, &filter.letters(Some(false), LIST_MAX_COUNT)).await?);
+    }
+    Ok(letter_ids.to_vec())
+}
+
+fn check_choice(letter_ids: &[i64], filter: &Filter, many: &Many) -> anyhow::Result<()> {
+    match (letter_ids, many.selected, many.all) {
+        ([], false, false) => {
+            bail!("name letters by their numbers, or choose them with a filter and --selected")
+        }
+        ([], true, _) if filter.is_empty() => bail!(
+            "--selected needs a filter (--failure, --fingerprint, --task, --workspace, --pool); every unresolved letter is --all"
+        ),
+        ([], _, true) if !filter.is_empty() => {
+            bail!("--all means every unresolved letter: leave out the filter, or use --selected")
+        }
+        ([], _, _) => Ok(()),
+        (_, false, false) if filter.is_empty() => Ok(()),
+        (_, false, false) => bail!("give numbers, or a filter and --selected, not both"),
+        (_, _, _) => bail!("give numbers, or --selected, or --all: one of them"),
     }
 }
 
 async fn replay_all(wanted: &Replay) -> anyhow::Result<ExitCode> {
     let config = Config::from_process(Needs::Both)?;
     let db = connect::database_of(&config)?;
-    let ids = chosen(&db, &wanted.letter_ids, &wanted.filter, wanted.selected).await?;
+    let ids = chosen(&db, &wanted.letter_ids, &wanted.filter, &wanted.many).await?;
     let edit = edit(wanted)?;
     if edit.is_some() && ids.len() != 1 {
         bail!("--payload and --event change one letter: name exactly one");
@@ -317,7 +349,7 @@ fn edit(wanted: &Replay) -> anyhow::Result<Option<Edit>> {
 }
 
 async fn discard_all(db: &Db, wanted: &Discard) -> anyhow::Result<ExitCode> {
-    let ids = chosen(db, &wanted.letter_ids, &wanted.filter, wanted.selected).await?;
+    let ids = chosen(db, &wanted.letter_ids, &wanted.filter, &wanted.many).await?;
     let by = actor(wanted.by.as_deref())?;
     let mut unknown = 0;
     for (letter_id, discarded) in discard(db, &ids, &by, wanted.note.as_deref()).await? {
@@ -333,4 +365,38 @@ async fn discard_all(db: &Db, wanted: &Discard) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(if unknown == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Typed {
+        #[command(flatten)]
+        discard: Discard,
+    }
+
+    fn answer(typed: &str) -> Result<(), String> {
+        let words = ["discard"].into_iter().chain(typed.split_whitespace());
+        let Discard { letter_ids, filter, many, .. } =
+            Typed::try_parse_from(words).map_err(|error| error.to_string())?.discard;
+        check_choice(&letter_ids, &filter, &many).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn all_letters_are_meant_only_where_that_is_said() {
+        for fine in ["1 2", "--selected --pool p", "--selected --failure f --task t", "--all"] {
+            assert_eq!(answer(fine), Ok(()), "{fine}");
+        }
+        let no_filter = answer("--selected").unwrap_err();
+        assert!(no_filter.contains("needs a filter") && no_filter.contains("--all"), "{no_filter}");
+        for wrong in
+            ["", "--pool p", "1 --pool p", "1 --selected", "1 --all", "--all --pool p", "--all --selected"]
+        {
+            assert!(answer(wrong).is_err(), "{wrong}");
+        }
+    }
 }
