@@ -26,6 +26,6 @@ pub struct Cli {
 pub enum Command {
     /// Take work until SIGTERM or SIGINT; then finish what runs. A second signal ends at once.
     Run,
-    /// Check the configuration and say what it comes to.
+    /// Check the configuration, and that the program of each handler can be started here; say what it comes to.
     Check,
 }

@@ -1,6 +1,7 @@
 //! The `[handlers.<name>]` tables: programs and builtin handlers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use toml::Table;
 
 use crate::builtin::{self, Graced};
 use crate::exec::config::parse_handlers;
+use crate::exec::find::find;
 use crate::exec::limits::KILL_GRACE_MAX_MS;
 use crate::exec::spec::ProgramSpec;
 use crate::exec::task::Runner;
@@ -77,6 +79,14 @@ impl HandlerSpecs {
     #[must_use]
     pub fn has_programs(&self) -> bool {
         !self.programs.is_empty()
+    }
+
+    /// The programs that an agent with this environment could not start, and why.
+    #[must_use]
+    pub fn not_found(&self, agent_env: &BTreeMap<OsString, OsString>) -> Vec<String> {
+        let find =
+            |(name, spec)| find(spec, agent_env).err().map(|error| format!("handlers.{name}: {error}"));
+        self.programs.iter().filter_map(find).collect()
     }
 
     /// One line for people.

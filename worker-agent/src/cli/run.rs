@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use switchyard_common::export;
 use switchyard_common::shutdown::Shutdown;
 
@@ -25,7 +25,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let config = ProcessConfig::from_process(cli.config.as_deref())?;
     match cli.command.unwrap_or(Command::Run) {
         Command::Check => {
-            check(&config);
+            check(&config)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Run => run_agent(config).await,
@@ -33,13 +33,18 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 }
 
 #[expect(clippy::print_stdout, reason = "the answer of a command, for whoever typed it")]
-fn check(config: &ProcessConfig) {
+fn check(config: &ProcessConfig) -> anyhow::Result<()> {
     let agent = &config.agent;
+    let wrong = config.handlers.not_found(&std::env::vars_os().collect());
+    if !wrong.is_empty() {
+        bail!("handlers that cannot be started here:\n  {}", wrong.join("\n  "));
+    }
     println!("the configuration is fine");
     println!("  agent     {}, {} slots + {} credit", agent.agent, agent.slots, agent.credit);
     println!("  broker    {}, namespace {}", agent.broker.masked_url(), agent.namespace);
     println!("  work dir  {}", config.work_dir.display());
     println!("  handlers  {}", config.handlers.describe());
+    Ok(())
 }
 
 async fn run_agent(config: ProcessConfig) -> anyhow::Result<ExitCode> {

@@ -30,9 +30,7 @@ pub(crate) fn environment(
     workdir: &Workdir,
     traceparent: Option<&str>,
 ) -> BTreeMap<OsString, OsString> {
-    let mut env = BTreeMap::from([("PATH".into(), PATH_DEFAULT.into())]);
-    env.extend(passed(&spec.env_pass, agent_env));
-    env.extend(spec.env.iter().map(|(name, value)| (name.into(), value.into())));
+    let mut env = allowed(spec, agent_env);
     env.extend([
         (TASK_FILE.into(), workdir.task_file().into()),
         (INPUT_DIR.into(), workdir.input_dir().into()),
@@ -40,6 +38,17 @@ pub(crate) fn environment(
         (RESULT_FILE.into(), workdir.result_file().into()),
     ]);
     env.extend(traceparent.map(|trace| (TRACEPARENT.into(), trace.into())));
+    env
+}
+
+/// What of it does not depend on the run.
+pub(super) fn allowed(
+    spec: &ProgramSpec,
+    agent_env: &BTreeMap<OsString, OsString>,
+) -> BTreeMap<OsString, OsString> {
+    let mut env = BTreeMap::from([("PATH".into(), PATH_DEFAULT.into())]);
+    env.extend(passed(&spec.env_pass, agent_env));
+    env.extend(spec.env.iter().map(|(name, value)| (name.into(), value.into())));
     env
 }
 

@@ -10,6 +10,7 @@
 //!    supervisor   the process between the agent and the program (protocol C4)
 //!    logs         lines ─► mask ─► bounded queue ─► LogSink, with gapless sequence numbers
 //!    artifacts    what the program left, checked and bounded
+//!    find         where the program of a handler is, asked before anything runs it
 //!    orphans      what has to be killed when a supervisor was itself killed
 //! ```
 //!
@@ -21,6 +22,7 @@ pub mod boot_clock;
 pub mod config;
 mod connection;
 pub mod environment;
+pub mod find;
 mod judge;
 pub mod limits;
 pub mod lines;

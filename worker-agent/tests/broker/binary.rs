@@ -202,3 +202,25 @@ fn check_tells_everything_that_is_wrong_at_once() {
         assert!(said.contains(wrong), "{wrong} is not in: {said}");
     }
 }
+
+#[test]
+fn check_names_every_handler_whose_program_cannot_be_started() {
+    let folder = tempfile::tempdir().unwrap();
+    let handlers = "[handlers.good]\ncommand = [\"sh\"]\n[handlers.gone]\ncommand = [\"./gone\"]\n\
+        [handlers.data]\ncommand = [\"./handlers.toml\"]\n[handlers.unknown]\ncommand = [\"no-such-program\"]\n";
+    let mut command = command(folder.path());
+    std::fs::write(folder.path().join("handlers.toml"), handlers).unwrap();
+    command.arg("check").env("SWITCHYARD_AMQP_URL", "amqp://me:hunter2@host/v").env("POD_NAME", "worker-3");
+    let (code, said) = output(&mut command);
+    assert_eq!(code, Some(2), "{said}");
+    for wrong in [
+        "handlers.gone: ",
+        "does not exist",
+        "handlers.data: ",
+        "may execute",
+        "handlers.unknown: no-such-program",
+    ] {
+        assert!(said.contains(wrong), "{wrong} is not in: {said}");
+    }
+    assert!(!said.contains("handlers.good") && !said.contains("is fine"), "{said}");
+}
