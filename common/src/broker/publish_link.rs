@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::confirms::{ConfirmBook, Confirmed, PublishNo, Returned, Verdict};
-use super::fault::Fault;
+use super::fault::{Fault, code};
 use super::headers::HeaderValue;
 use super::limits::BROKER_TEXT_MAX_BYTES;
 use super::message::{Outgoing, from_library, to_library};
@@ -34,6 +34,8 @@ use crate::text::bounded;
 
 /// The header by which a returned message is recognised; receivers ignore it.
 const PUBLISH_NO_HEADER: &str = "x-publish-no";
+/// Wait after the broker has said that an exchange does not exist: somebody has to declare it first, which no hurry brings about.
+const MISSING_DELAY: Duration = Duration::from_secs(2);
 /// Most requests written before confirms are looked at again.
 const WRITE_BURST_COUNT: usize = 64;
 
@@ -73,7 +75,10 @@ impl PublishLink {
                     Fault::local(capture.to_string())
                 }
             };
-            let delay = reconnect.next_delay(Instant::now(), &mut rand::rng());
+            let mut delay = reconnect.next_delay(Instant::now(), &mut rand::rng());
+            if fault.is(code::NOT_FOUND) {
+                delay = delay.max(MISSING_DELAY);
+            }
             self.state.down(&fault, delay);
             tokio::select! {
                 () = self.closing.cancelled() => break,
@@ -306,11 +311,12 @@ impl Flight {
     fn lose_all(&mut self, fault: &Fault) {
         let why = format!("the connection failed before the confirm: {fault}");
         let open: Vec<PublishNo> = self.pending.keys().copied().collect();
-        if !open.is_empty() {
+        let lost = if fault.is(code::NOT_FOUND) { LostReason::NoExchange } else { LostReason::Unconfirmed };
+        if !open.is_empty() && !fault.is(code::NOT_FOUND) {
             tracing::warn!(count = open.len(), reason = %fault, "publishes in flight were lost, their fate is unknown");
         }
         for no in open {
-            self.finish(no, PublishOutcome::Lost(LostReason::Unconfirmed(why.clone())));
+            self.finish(no, PublishOutcome::Lost(lost(why.clone())));
         }
     }
 }

@@ -49,7 +49,7 @@ impl PublishOutcome {
             Self::Returned { .. } => "returned",
             Self::Nacked => "nacked",
             Self::Lost(LostReason::NotSent(_)) => "not_sent",
-            Self::Lost(LostReason::Unconfirmed(_)) => "unconfirmed",
+            Self::Lost(LostReason::Unconfirmed(_) | LostReason::NoExchange(_)) => "unconfirmed",
         }
     }
 }
@@ -61,13 +61,15 @@ pub enum LostReason {
     NotSent(String),
     /// It was written and not confirmed: the broker may or may not have it.
     Unconfirmed(String),
+    /// The same, and the connection ended because an exchange does not exist that something was published to.
+    NoExchange(String),
 }
 
 /// Publishes with confirms. Clones share the connection and the window.
 ///
 /// Publishes of one caller, made one after the other or in one [`publish_pipelined`](Self::publish_pipelined), reach
 /// the broker in that order. A publish to an exchange that does not exist makes the broker close the channel, and
-/// everything in flight becomes [`LostReason::Unconfirmed`]: declare first.
+/// everything in flight becomes [`LostReason::NoExchange`]: declare first.
 #[derive(Clone, Debug)]
 pub struct Publisher {
     shared: Arc<Shared>,
@@ -147,7 +149,7 @@ impl Publisher {
 
     /// As [`publish_pipelined`](Self::publish_pipelined), for messages of which at most one copy may be outstanding. What was not
     /// written by `write_by` is never sent. What was written is waited for until the broker has answered or its connection has ended,
-    /// which the confirm timeout brings about; so after [`LostReason::Unconfirmed`] nothing is outstanding on a live connection.
+    /// which the confirm timeout brings about; so after [`LostReason::Unconfirmed`] (and the like) nothing is outstanding on a live connection.
     pub async fn publish_settled(&self, messages: Vec<Outgoing>, write_by: Instant) -> Vec<PublishOutcome> {
         let mut tickets = Vec::with_capacity(messages.len());
         for message in messages {

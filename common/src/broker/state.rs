@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 
-use super::fault::Fault;
+use super::fault::{Fault, code};
 
 /// While a connection stays down for the same reason, the log says so again after this long.
 const REMIND_SECONDS: u64 = 30;
@@ -64,11 +64,15 @@ impl StateSender {
 
     pub(super) fn up(&mut self, generation: u64) {
         gauge(self.role, true);
-        self.said = None;
         if generation > 1 {
             metrics::counter!("switchyard_broker_reconnects_total", "role" => self.role).increment(1);
         }
-        tracing::info!(role = self.role, broker = self.url, generation, "broker connection is up");
+        if self.lacks_something() {
+            tracing::debug!(role = self.role, broker = self.url, generation, "broker connection is up");
+        } else {
+            self.said = None;
+            tracing::info!(role = self.role, broker = self.url, generation, "broker connection is up");
+        }
         self.sender.send_replace(ConnectionState::Up { generation });
     }
 
@@ -105,6 +109,12 @@ impl StateSender {
             };
             *state = ConnectionState::Down { since, reason: fault.to_string() };
         });
+    }
+
+    /// Whether it was down last because something does not exist at the broker. Being up proves nothing then: that is found out only when
+    /// it is used, and coming up and going down would be said each time.
+    fn lacks_something(&self) -> bool {
+        self.said.as_ref().is_some_and(|(fault, _)| fault.is(code::NOT_FOUND))
     }
 
     /// Whether being down for this reason should be said (again), and remembers that it was.
@@ -157,6 +167,19 @@ mod tests {
         assert!(sender.is_news(&refused, begun + Duration::from_secs(REMIND_SECONDS)));
         sender.up(1);
         assert!(sender.is_news(&refused, begun));
+    }
+
+    #[test]
+    fn what_does_not_exist_is_said_once_although_the_connection_comes_up_in_between() {
+        let (mut sender, _receiver) = StateSender::new("test", String::new());
+        let begun = Instant::now();
+        let missing = Fault { code: Some(code::NOT_FOUND), ..Fault::local("no exchange 'x'") };
+        assert!(sender.is_news(&missing, begun));
+        sender.up(2);
+        assert!(!sender.is_news(&missing, begun));
+        assert!(sender.is_news(&Fault::local("cut"), begun));
+        sender.up(3);
+        assert!(sender.is_news(&missing, begun));
     }
 
     #[test]

@@ -196,7 +196,7 @@ async fn a_publish_to_a_missing_exchange_is_lost_and_does_not_end_the_publisher(
     let lost = Outgoing::new(&name("exchange"), "key", Properties::default(), vec![], true).unwrap();
     let outcome = within(publisher.publish(lost)).await;
     assert!(
-        matches!(&outcome, PublishOutcome::Lost(LostReason::Unconfirmed(why)) if why.contains("404")),
+        matches!(&outcome, PublishOutcome::Lost(LostReason::NoExchange(why)) if why.contains("404")),
         "{outcome:?}"
     );
     assert_eq!(within(publisher.publish(queue.message("next"))).await, PublishOutcome::Acked);

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! - `driver`: the one loop; `effects` are carried out without awaiting anything, so heartbeats are never held up
-//! - `link`: the consume connection; `lock`: who holds the agent's id while it is refused; `outbox`: the publish connection; `settler`: acks and nacks
+//! - `link`: the consume connection; `lock`: who holds the agent's id while it is refused; `outbox`: the publish connection; `served`: whether a
+//!   dispatcher serves the namespace at all; `settler`: acks and nacks
 //! - `runner`: handlers in guarded tasks; `attempt_log`, `log_shipper`: their log lines
 //! - `traces`: carries the trace of an attempt on into what is reported of it
 //! - `clock`, `ids`: what the machine must not have itself
@@ -25,6 +26,7 @@ mod notes;
 mod outbox;
 mod reports;
 mod runner;
+mod served;
 mod settler;
 mod traces;
 

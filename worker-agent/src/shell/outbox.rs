@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use switchyard_common::broker::{Outgoing, PublishOutcome, Publisher};
+use switchyard_common::broker::{LostReason, Outgoing, PublishOutcome, Publisher};
 use switchyard_common::contract::report::{Outcome, OutcomeBatch, OutcomeEnd, ReportBody, StartedBatch};
 use switchyard_common::failure::Failure;
 use tokio::sync::mpsc;
@@ -19,13 +19,14 @@ use super::limits::{
     REPORT_TIMEOUT_MS,
 };
 use super::reports::{ReportError, ReportWriter};
+use super::served::{Fate, Served};
 use crate::machine::{Body, Input, Publish, ReportId};
 
 /// What a message on its way was for.
 struct Sent {
     ids: Vec<ReportId>,
     outcomes: bool,
-    confirmed: bool,
+    fate: Fate,
 }
 
 /// An outcome that waits for its message.
@@ -45,6 +46,7 @@ pub(super) struct Outbox {
     presence_timeout: Duration,
     waiting: VecDeque<Waiting>,
     outcome_messages_open: usize,
+    served: Served,
     open: FuturesUnordered<BoxFuture<'static, Sent>>,
 }
 
@@ -64,6 +66,7 @@ impl Outbox {
             presence_timeout,
             waiting: VecDeque::new(),
             outcome_messages_open: 0,
+            served: Served::default(),
             open: FuturesUnordered::new(),
         }
     }
@@ -120,15 +123,15 @@ impl Outbox {
             Ok(message) => message,
             Err(error) => {
                 self.refused(kind, &error);
-                self.answered(Sent { ids, outcomes, confirmed: false });
+                self.answered(Sent { ids, outcomes, fate: Fate::Lost });
                 return;
             }
         };
         let publisher = self.publisher.clone();
         let deadline = Instant::now() + timeout;
         self.open.push(Box::pin(async move {
-            let confirmed = publish(&publisher, message, deadline, kind).await;
-            Sent { ids, outcomes, confirmed }
+            let fate = publish(&publisher, message, deadline, kind).await;
+            Sent { ids, outcomes, fate }
         }));
     }
 
@@ -141,18 +144,22 @@ impl Outbox {
         if sent.outcomes {
             self.outcome_messages_open = self.outcome_messages_open.saturating_sub(1);
         }
+        self.served.learn(sent.fate, self.writer.exchange());
         for id in sent.ids {
-            let answer = if sent.confirmed { Input::Confirmed(id) } else { Input::Lost(id) };
+            let answer = match sent.fate {
+                Fate::Confirmed => Input::Confirmed(id),
+                Fate::NoExchange | Fate::Lost => Input::Lost(id),
+            };
             // The driver is gone only when the process ends.
             let _ = self.answers.send(answer);
         }
     }
 }
 
-/// Publishes one message; true when the broker has it in a queue, or for a sign of life at all.
-async fn publish(publisher: &Publisher, message: Outgoing, deadline: Instant, report: &'static str) -> bool {
+/// Publishes one message: confirmed when the broker has it in a queue, or for a sign of life at all.
+async fn publish(publisher: &Publisher, message: Outgoing, deadline: Instant, report: &'static str) -> Fate {
     match publisher.publish_until(message, deadline).await {
-        PublishOutcome::Acked => true,
+        PublishOutcome::Acked => Fate::Confirmed,
         PublishOutcome::Returned { code, text } => {
             tracing::warn!(
                 report,
@@ -160,15 +167,18 @@ async fn publish(publisher: &Publisher, message: Outgoing, deadline: Instant, re
                 text,
                 "a report found no queue: is the dispatcher's topology declared?"
             );
-            false
+            Fate::Lost
         }
         PublishOutcome::Nacked => {
             tracing::warn!(report, "the broker refused a report: is its queue full?");
-            false
+            Fate::Lost
         }
         PublishOutcome::Lost(reason) => {
             tracing::debug!(report, ?reason, "a report was not confirmed");
-            false
+            match reason {
+                LostReason::NoExchange(_) => Fate::NoExchange,
+                LostReason::NotSent(_) | LostReason::Unconfirmed(_) => Fate::Lost,
+            }
         }
     }
 }

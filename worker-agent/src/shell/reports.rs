@@ -30,6 +30,11 @@ impl ReportWriter {
         Self { exchange: namespace.reports_exchange(), agent, traces }
     }
 
+    /// Where reports go.
+    pub(super) fn exchange(&self) -> &str {
+        &self.exchange
+    }
+
     /// The message of a report. Signs of life may find no listener and are worthless later; everything else must reach a queue.
     pub(super) fn message(&self, epoch: i64, body: ReportBody) -> Result<Outgoing, ReportError> {
         let (kind, matters) = match &body {
