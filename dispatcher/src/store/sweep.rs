@@ -205,7 +205,19 @@ pub(crate) async fn claim_stops(db: &Db) -> Result<Vec<StopRequest>, StoreError>
     let rows = connection
         .query(&statement, &[&BATCH_MAX_COUNT, &STOP_REPEAT_INITIAL_SECONDS, &STOP_REPEAT_MAX_SECONDS])
         .await?;
-    rows.iter().map(stop_request).collect()
+    Ok(rows.iter().filter_map(readable_stop_request).collect())
+}
+
+/// One that cannot be read, such as for a reason that a newer replica has stored, must not keep the others from being sent. It stays due,
+/// for a replica that can read it.
+fn readable_stop_request(row: &Row) -> Option<StopRequest> {
+    stop_request(row)
+        .inspect_err(|error| {
+            let (task_id, attempt): (&str, i32) = (row.get("task_id"), row.get("attempt"));
+            tracing::error!(task_id, attempt, %error, "a request to stop cannot be read; it is tried again later");
+            metrics::counter!("switchyard_unreadable_rows_total", "part" => "stops").increment(1);
+        })
+        .ok()
 }
 
 fn stop_request(row: &Row) -> Result<StopRequest, StoreError> {

@@ -206,6 +206,26 @@ async fn incident_37_a_cancel_is_sent_until_its_agent_answers_and_told_when_it_d
 }
 
 #[tokio::test]
+async fn a_stop_request_that_cannot_be_read_keeps_no_other_from_being_sent() {
+    let mut world = World::new().await;
+    let agent = world.seed().agent("default", "worker-0").await;
+    let mut claims = Vec::new();
+    for id in ["a", "b", "c"] {
+        let (task, claim) = world.assigned(id, "plan", &agent).await;
+        world.seed().must(&task, Input::Cancel { by: "bob".into(), force: false }).await;
+        claims.push(claim);
+    }
+    let newer = "UPDATE attempts SET revoke_reason = 'of_a_newer_replica' WHERE task_id = 'b'";
+    world.seed().execute(newer, &[]).await;
+    assert_eq!(world.sweeper(&world.database.db).stops().await.unwrap(), 2);
+    let told = world.told();
+    for claim in [&claims[0], &claims[2]] {
+        assert!(told.iter().any(|order| matches!(order, Order::Cancel { claim: told, .. } if told == claim)));
+    }
+    assert_eq!(told.len(), 2);
+}
+
+#[tokio::test]
 async fn a_stop_request_is_sent_by_one_of_two_replicas() {
     let mut world = World::new().await;
     let agent = world.seed().agent("default", "worker-0").await;
