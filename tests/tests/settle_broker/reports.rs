@@ -12,7 +12,7 @@ use switchyard_common::contract::control::Order;
 use switchyard_common::contract::ids::Nonce;
 use switchyard_common::contract::report::{Ask, LeftPart, Outcome, OutcomeBatch, OutcomeEnd, ReportBody};
 use switchyard_common::contract::routing::ReportKind;
-use switchyard_common::guard::spawn_guarded;
+use switchyard_common::guard::{GuardedTask, spawn_guarded};
 use switchyard_common::shutdown::Shutdown;
 use switchyard_common::task::Input;
 use switchyard_dispatcher::control::Orders;
@@ -243,6 +243,50 @@ impl Settler for Clumsy {
     }
 }
 
+/// A consumer of outcomes that is clumsy.
+struct ClumsyConsumer {
+    consumers: ConsumeConnection,
+    shutdown: Shutdown,
+    consuming: GuardedTask<()>,
+}
+
+impl ClumsyConsumer {
+    fn start(scenario: &Scenario) -> Self {
+        let db = scenario.database.another_replica();
+        let outcomes = Outcomes {
+            db: db.clone(),
+            wake: Wake::default(),
+            orders: Orders::channel(10).0,
+            artifacts_total_max_bytes: 1_000,
+            settled: Default::default(),
+        };
+        let topology = Arc::new(scenario.namespace.dispatcher_topology());
+        let setup: Setup = Arc::new(move |session| {
+            let topology = Arc::clone(&topology);
+            Box::pin(async move { declare(&session, &topology).await })
+        });
+        let consumers = ConsumeConnection::start(&broker(), "clumsy", setup).unwrap();
+        let shutdown = Shutdown::new(Duration::from_secs(5));
+        let (queue, stop, connection) =
+            (scenario.namespace.outcomes_queue(), shutdown.clone(), consumers.clone());
+        let consuming = spawn_guarded("clumsy", async move {
+            consume(Clumsy(outcomes), db, &connection, queue, 100, stop).await;
+        });
+        Self { consumers, shutdown, consuming }
+    }
+
+    async fn end(self) {
+        self.shutdown.trigger("the test is over");
+        assert_eq!(self.consuming.await.finished(), Some(()));
+        assert!(self.consumers.close(WAIT).await);
+    }
+}
+
+/// The letter of a report over which [`Clumsy`] panicked, with everything that explains it.
+const LETTER_OF_THE_PANIC: &str = "dead_letters WHERE failure_kind = 'dispatcher_panicked' \
+    AND failure_message LIKE '%a checksum is empty%' AND failure->>'location' LIKE '%settle_broker/reports.rs%' \
+    AND failure->>'backtrace' <> ''";
+
 #[tokio::test]
 async fn incident_01_a_panic_over_one_report_is_recorded_with_its_place_and_spares_the_others() {
     let scenario = Scenario::new("settle_panic").await.unwrap();
@@ -254,33 +298,34 @@ async fn incident_01_a_panic_over_one_report_is_recorded_with_its_place_and_spar
         let task = seed.task(&TaskSeed::new(&format!("t{n}"), "w", "plan")).await;
         puppet.outcome(&seed.assign(&task, &agent).await, done()).await;
     }
-    let db = scenario.database.another_replica();
-    let outcomes = Outcomes {
-        db: db.clone(),
-        wake: Wake::default(),
-        orders: Orders::channel(10).0,
-        artifacts_total_max_bytes: 1_000,
-        settled: Default::default(),
-    };
-    let topology = Arc::new(scenario.namespace.dispatcher_topology());
-    let setup: Setup = Arc::new(move |session| {
-        let topology = Arc::clone(&topology);
-        Box::pin(async move { declare(&session, &topology).await })
-    });
-    let consumers = ConsumeConnection::start(&broker(), "clumsy", setup).unwrap();
-    let shutdown = Shutdown::new(Duration::from_secs(5));
-    let (queue, stop, connection) =
-        (scenario.namespace.outcomes_queue(), shutdown.clone(), consumers.clone());
-    let consuming = spawn_guarded("clumsy", async move {
-        consume(Clumsy(outcomes), db, &connection, queue, 100, stop).await;
-    });
+    let clumsy = ClumsyConsumer::start(&scenario);
     count_becomes(seed, "tasks WHERE status = 'succeeded'", 2).await;
-    let recorded = "dead_letters WHERE failure_kind = 'dispatcher_panicked' AND failure_message LIKE '%a checksum is empty%' \
-        AND failure->>'location' LIKE '%settle_broker/reports.rs%' AND failure->>'backtrace' <> ''";
-    count_becomes(seed, recorded, 1).await;
-    shutdown.trigger("the test is over");
-    assert_eq!(consuming.await.finished(), Some(()));
-    assert!(consumers.close(WAIT).await);
+    count_becomes(seed, LETTER_OF_THE_PANIC, 1).await;
+    clumsy.end().await;
+    assert_eq!(messages_left(&scenario, &scenario.namespace.outcomes_queue()).await, 0);
+    assert_eq!(messages_left(&scenario, &scenario.namespace.dead_letters_queue()).await, 1);
+}
+
+#[tokio::test]
+async fn incident_01_a_panic_over_one_outcome_costs_no_other_of_its_message() {
+    let scenario = Scenario::new("settle_panic_apart").await.unwrap();
+    let seed = Seed::new(&scenario.database.db);
+    seed.workspace("w", "default").await;
+    let agent = seed.agent("default", "worker-0").await;
+    let puppet = Puppet::new(&scenario, agent.clone()).await;
+    let mut outcomes = Vec::new();
+    for n in 0..3 {
+        let task = seed.task(&TaskSeed::new(&format!("t{n}"), "w", "plan")).await;
+        let claim = seed.assign(&task, &agent).await;
+        outcomes.push(Outcome { claim, started_at: None, ended_at: Utc::now(), log_lines: 0, end: done() });
+    }
+    puppet.report(ReportBody::Outcome(OutcomeBatch { outcomes })).await;
+    let clumsy = ClumsyConsumer::start(&scenario);
+    count_becomes(seed, LETTER_OF_THE_PANIC, 1).await;
+    for task in ["t0", "t2"] {
+        status_becomes(seed, task, "succeeded").await;
+    }
+    clumsy.end().await;
     assert_eq!(messages_left(&scenario, &scenario.namespace.outcomes_queue()).await, 0);
     assert_eq!(messages_left(&scenario, &scenario.namespace.dead_letters_queue()).await, 1);
 }
