@@ -90,8 +90,13 @@ fn shape(event_type: EventType, error: &serde_path_to_error::Error<serde_json::E
     if message.starts_with("unknown field `") {
         return EventProblem::FieldUnknown { field, event_type };
     }
-    let expected = message.rsplit_once(", expected ").map_or("another value", |(_, expected)| expected);
-    EventProblem::FieldType { field, expected: expected.to_owned() }
+    let expected = match message.rsplit_once(", expected ") {
+        // The name of a Rust type says nothing of the range.
+        Some(_) if field == "priority" => format!("a whole number from 0 to {PRIORITY_MAX}"),
+        Some((_, expected)) => expected.to_owned(),
+        None => "another value".to_owned(),
+    };
+    EventProblem::FieldType { field, expected }
 }
 
 fn check_rules(data: &EventData, now: DateTime<Utc>) -> Result<(), EventProblem> {

@@ -197,7 +197,8 @@ fn priorities_outside_their_range_are_invalid_values() {
         assert_eq!(problem_with(SUBMITTED, with(task(), "priority", bad)), EventProblem::Priority);
     }
     let text = problem_with(SUBMITTED, with(task(), "priority", json!("9")));
-    assert!(matches!(text, EventProblem::FieldType { .. }));
+    let expected = "a whole number from 0 to 9".to_owned();
+    assert_eq!(text, EventProblem::FieldType { field: "priority".to_owned(), expected });
 }
 
 #[test]
