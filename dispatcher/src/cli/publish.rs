@@ -12,6 +12,7 @@ use switchyard_common::broker::{Outgoing, Properties, Requester, Session};
 use switchyard_common::contract::answer::Answer;
 use switchyard_common::contract::cloudevent::{CloudEvent, STRUCTURED_CONTENT_TYPE};
 use switchyard_common::contract::event::EventType;
+use switchyard_common::contract::limits::PRIORITY_MAX;
 use switchyard_common::telemetry::TraceParent;
 use uuid::Uuid;
 
@@ -116,7 +117,7 @@ struct Task {
     #[arg(long)]
     task_id: Option<String>,
     /// 0 to 9; 9 goes first.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(0..=u64::from(PRIORITY_MAX)))]
     priority: Option<u64>,
     /// Not before this time (RFC 3339).
     #[arg(long)]

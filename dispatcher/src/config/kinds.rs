@@ -18,8 +18,7 @@ struct KindTable {
     exclusive: bool,
     #[serde(default)]
     auto_approve_allowed: bool,
-    #[serde(default)]
-    default_priority: u8,
+    default_priority: Option<toml::Value>,
     steps: Vec<StepTable>,
 }
 
@@ -75,7 +74,8 @@ impl From<PolicyTable> for StepPolicy {
 /// Reads `[kinds]`, and reports whatever is wrong in it.
 pub(super) fn kinds(loader: &mut Loader) -> Vec<Kind> {
     let place = toml_key("kinds");
-    let tables: BTreeMap<String, KindTable> = loader.section("kinds").unwrap_or_default();
+    // Each is read on its own, so that an error says which it is of, and hides none of another.
+    let tables: BTreeMap<String, toml::Value> = loader.section("kinds").unwrap_or_default();
     let mut kinds = Vec::new();
     for (name, table) in tables {
         match kind(&name, table) {
@@ -89,21 +89,32 @@ pub(super) fn kinds(loader: &mut Loader) -> Vec<Kind> {
     kinds
 }
 
-fn kind(name: &str, table: KindTable) -> Result<Kind, String> {
+fn kind(name: &str, table: toml::Value) -> Result<Kind, String> {
     let name = KindName::new(name).map_err(|error| format!("kind {name:?} {error}"))?;
-    if table.default_priority > PRIORITY_MAX {
-        return Err(format!("kind {name}: default_priority must be 0 to {PRIORITY_MAX}"));
-    }
+    let table: KindTable = table.try_into().map_err(|error: toml::de::Error| {
+        // Serde says what is wrong; the rest of its text repeats the file.
+        format!("kind {name}: {}", error.message())
+    })?;
+    let default_priority = match table.default_priority {
+        None => 0,
+        Some(value) => priority(&value).ok_or_else(|| {
+            format!("kind {name}: default_priority must be a whole number from 0 to {PRIORITY_MAX}")
+        })?,
+    };
     let steps: Result<Vec<Step>, String> = table.steps.into_iter().map(StepTable::read).collect();
     let kind = Kind {
         exclusive: table.exclusive,
         auto_approve_allowed: table.auto_approve_allowed,
-        default_priority: table.default_priority,
+        default_priority,
         steps: steps.map_err(|wrong| format!("kind {name}, {wrong}"))?.into(),
         name,
     };
     kind.check().map_err(|error| error.to_string())?;
     Ok(kind)
+}
+
+fn priority(value: &toml::Value) -> Option<u8> {
+    value.as_integer().and_then(|number| u8::try_from(number).ok()).filter(|number| *number <= PRIORITY_MAX)
 }
 
 #[cfg(test)]
@@ -147,6 +158,32 @@ mod tests {
         for wrong in ["repeatabel = true", "policy = { max_atempts = 2 }"] {
             let (kinds, errors) = read(&format!("{DEPLOY}{wrong}"));
             assert!(kinds.is_empty() && errors.len() == 1, "{wrong}: {errors:?}");
+        }
+    }
+
+    #[test]
+    fn errors_say_which_kind_they_are_of_and_the_error_of_one_hides_none_of_another() {
+        let (kinds, errors) =
+            read("[kinds.first]\nexclusive = true\n[kinds.second]\nexclusive = 1\nsteps = []");
+        assert!(kinds.is_empty() && errors.len() == 2, "{errors:?}");
+        assert!(errors[0].contains("kind first: missing field `steps`"), "{errors:?}");
+        assert!(errors[1].contains("kind second: invalid type"), "{errors:?}");
+    }
+
+    #[test]
+    fn a_default_priority_is_a_whole_number_from_0_to_9() {
+        let with = |priority: &str| {
+            read(
+                &DEPLOY
+                    .replace("exclusive = true", &format!("exclusive = true\ndefault_priority = {priority}")),
+            )
+        };
+        assert_eq!(with("9").0[0].default_priority, 9);
+        for wrong in ["10", "-1", "300", "1.5", "\"high\""] {
+            let (kinds, errors) = with(wrong);
+            assert!(kinds.is_empty() && errors.len() == 1, "{wrong}: {errors:?}");
+            let said = "kind deploy: default_priority must be a whole number from 0 to 9";
+            assert!(errors[0].contains(said), "{wrong}: {errors:?}");
         }
     }
 }
