@@ -124,6 +124,8 @@ async fn an_operator_reads_what_waits_before_approving_it_by_command_and_by_http
     let answer = bench.dispatcher.get("/api/v1/tasks/t-1/artifacts").await?;
     assert_eq!(serde_json::from_str::<Vec<Value>>(&answer.body)?, listed);
     assert_eq!(bench.dispatcher.get("/api/v1/tasks/t-1/artifacts/nothing").await?.status, 404);
+    let answer = bench.dispatcher.get("/api/v1/tasks/nobody/artifacts").await?;
+    assert_eq!((answer.status, answer.body.as_str()), (404, "there is no such task\n"));
 
     let approve = ["tasks", "approve", "t-1", "--by", "ada", "--comment", "read it", "--digest", &digest];
     let approved = String::from_utf8(bench.scenario.operator(&approve)?)?;

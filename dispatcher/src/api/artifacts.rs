@@ -9,7 +9,7 @@ use switchyard_common::contract::ids::TaskId;
 
 use super::server::Api;
 use crate::store::StoreError;
-use crate::store::left_files::{left_files, read_file};
+use crate::store::left_files::{left_files_of_known, read_file};
 
 /// Of which step.
 #[derive(Debug, Deserialize)]
@@ -20,9 +20,10 @@ pub(super) struct Choice {
 
 /// `GET /api/v1/tasks/{task}/artifacts`
 pub(super) async fn list(State(api): State<Api>, Path(task): Path<String>) -> Response {
-    let Ok(task_id) = TaskId::new(task) else { return not_found() };
-    match left_files(&api.db, &task_id).await {
-        Ok(files) => Json(files).into_response(),
+    let Ok(task_id) = TaskId::new(task) else { return no_task() };
+    match left_files_of_known(&api.db, &task_id).await {
+        Ok(Some(files)) => Json(files).into_response(),
+        Ok(None) => no_task(),
         Err(error) => failed(&error),
     }
 }
@@ -47,6 +48,10 @@ pub(super) async fn bytes(
         Ok(None) => not_found(),
         Err(error) => failed(&error),
     }
+}
+
+fn no_task() -> Response {
+    (StatusCode::NOT_FOUND, "there is no such task\n").into_response()
 }
 
 fn not_found() -> Response {

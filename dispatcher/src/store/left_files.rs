@@ -57,6 +57,18 @@ async fn listed(transaction: &Transaction, task_id: &TaskId) -> Result<Vec<LeftF
     Ok(files)
 }
 
+/// The same for whoever may have named a task that there is not: none then.
+pub async fn left_files_of_known(db: &Db, task_id: &TaskId) -> Result<Option<Vec<LeftFile>>, StoreError> {
+    const KNOWN: &str = "SELECT 1 FROM tasks WHERE task_id = $1";
+    db.transaction(|transaction| async move {
+        if transaction.query_opt(KNOWN, &[&task_id.as_str()]).await?.is_none() {
+            return Ok(None);
+        }
+        listed(&transaction, task_id).await.map(Some)
+    })
+    .await
+}
+
 /// The bytes of one file: of `step`, else of what the task carries now, else of whatever was left last under that name. None when there
 /// is no such file.
 ///
