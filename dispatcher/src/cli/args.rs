@@ -45,9 +45,9 @@ pub(super) enum Command {
     /// Look at pools, and take away or give back what their agents may do.
     #[command(subcommand)]
     Pools(Pools),
-    /// Assign nothing to a pool, an agent or a workspace until it is resumed.
+    /// Assign nothing to a pool, an agent or a workspace until it is resumed. What runs goes on.
     Pause(PauseArgs),
-    /// End a pause.
+    /// End the pause of a pool, an agent or a workspace: what waits in it may be assigned again.
     Resume(PauseArgs),
     /// Check every invariant; print what breaks one, and exit non-zero.
     Audit(Audit),

@@ -11,7 +11,7 @@ use super::output;
 use crate::store::operate::{self, Pausable};
 use crate::store::pass;
 
-/// What to pause or resume.
+/// What is paused, or no longer. The commands say what they do with it.
 #[derive(Debug, Args)]
 pub(crate) struct PauseArgs {
     #[command(subcommand)]
@@ -19,26 +19,26 @@ pub(crate) struct PauseArgs {
     /// Who acts; kept in the audit log. Default: the user's name.
     #[arg(long, env = "SWITCHYARD_ACTOR", global = true)]
     by: Option<String>,
-    /// Why; shown wherever something waits for it.
+    /// Why; shown wherever something waits for a pause.
     #[arg(long, global = true, default_value = "")]
     why: String,
 }
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// A pool: nothing is assigned in it.
+    /// A pool, and everything in it.
     Pool {
         /// The pool.
         pool: String,
     },
-    /// An agent: nothing is assigned to it.
+    /// An agent.
     Agent {
         /// The pool.
         pool: String,
         /// The agent.
         agent: String,
     },
-    /// A workspace: nothing of it is assigned.
+    /// A workspace, and all its tasks.
     Workspace {
         /// The workspace.
         workspace: String,
