@@ -18,7 +18,7 @@ use switchyard_dispatcher::intake::command::Verdict;
 use switchyard_dispatcher::pass::run_once;
 use switchyard_dispatcher::schedule::WaitingOn;
 use switchyard_dispatcher::store::intake::{IntakeRules, store};
-use switchyard_dispatcher::store::route::{Publish, claim_resends, contents};
+use switchyard_dispatcher::store::route::{Publish, claim_resends, contents, input_parts};
 use switchyard_dispatcher::store::view::{TaskFilter, tasks};
 use switchyard_dispatcher::store::{Applier, Named};
 use switchyard_tests::harness::database::TestDatabase;
@@ -137,7 +137,8 @@ async fn incident_16_an_apply_carries_the_approved_plan_whoever_sends_it() {
     let lost = Publish::first(AttemptKey { task_id: task_id("t"), attempt: 2 });
     let claimed = claim_resends(&restarted, &[lost]).await.expect("taken over");
     let sent = contents(&restarted, &claimed).await.expect("read");
-    let (assignment, parts) = (&sent[0].assignment, &sent[0].parts);
+    let assignment = &sent[0].assignment;
+    let parts = input_parts(&restarted, &sent[0]).await.expect("read");
     assert_eq!(assignment.inputs, manifest);
     assert_eq!(assignment.approval.as_ref().map(|approval| &approval.digest), Some(&manifest.digest()));
     assert_eq!(parts.iter().map(|part| part.part.bytes.as_slice()).collect::<Vec<_>>(), [b"change it"]);

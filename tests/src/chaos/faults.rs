@@ -121,7 +121,7 @@ impl World {
         let mut process = actor.process.lock().await;
         process.as_mut().context("it does not run")?.kill()?;
         tokio::time::sleep(lasts).await;
-        *process = Some(self.launch(actor)?);
+        *process = Some(self.begin(actor)?);
         Ok(format!("killed {}", actor.name))
     }
 

@@ -201,7 +201,7 @@ impl World {
     ///
     /// # Errors
     /// When there is no such program.
-    pub fn launch(&self, actor: &Actor) -> anyhow::Result<Process> {
+    pub fn begin(&self, actor: &Actor) -> anyhow::Result<Process> {
         self.launch(actor)?.spawn()
     }
 
@@ -230,7 +230,7 @@ impl World {
             let lives = process.as_mut().is_some_and(|process| matches!(process.ended(), Ok(None)));
             match process.as_ref().filter(|_| lives) {
                 Some(process) => process.signal(Signal::SIGCONT)?,
-                None => *process = Some(self.launch(actor)?),
+                None => *process = Some(self.begin(actor)?),
             }
         }
         self.trace().await

@@ -6,5 +6,4 @@ mod tasks;
 
 pub use agents::{AgentSummary, WorkspaceSummary, agents, explain_agents, workspaces};
 pub use attempts::{AttemptSummary, LogLine, attempts, logs, payload};
-pub(crate) use tasks::snapshot;
 pub use tasks::{LIST_MAX_COUNT, TaskFilter, TaskSummary, tasks};

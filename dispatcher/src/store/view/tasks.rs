@@ -134,7 +134,7 @@ pub async fn tasks(db: &Db, filter: &TaskFilter) -> Result<Vec<TaskSummary>, Sto
 }
 
 /// The pool with its agents, to explain a task: what a pass would see.
-pub(crate) async fn snapshot(transaction: &Transaction, pool: &PoolId) -> Result<Snapshot, StoreError> {
+async fn snapshot(transaction: &Transaction, pool: &PoolId) -> Result<Snapshot, StoreError> {
     let view = pass::read_pool(transaction, pool).await?;
     let view = view.unwrap_or_else(|| PoolView {
         id: pool.clone(),
