@@ -45,10 +45,7 @@ impl Found {
         let Err(error) = read else { return };
         self.count += 1;
         if self.offenders.len() < OFFENDERS_MAX_COUNT {
-            let why = match error {
-                StoreError::Unreadable(why) => why,
-                other => other.to_string(),
-            };
+            let why = if let StoreError::Unreadable(why) = error { why } else { error.to_string() };
             self.offenders.push(why);
         }
     }

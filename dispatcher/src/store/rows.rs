@@ -43,24 +43,21 @@ pub(crate) fn count(column: &str, value: i32) -> Result<u32, StoreError> {
 
 /// Reads a task; the error names it, since somebody must look at its row.
 pub(crate) fn task(row: &Row, steps: &StepsCache) -> Result<Task, StoreError> {
-    read_task(row, steps).map_err(|error| match error {
-        StoreError::Unreadable(why) => {
-            StoreError::Unreadable(format!("task {}: {why}", row.get::<_, &str>("task_id")))
-        }
-        other => other,
-    })
+    read_task(row, steps).map_err(|error| named(error, &format!("task {}", row.get::<_, &str>("task_id"))))
 }
 
 /// Reads an attempt; the error names it, as [`task`] does.
 pub(crate) fn named_attempt(row: &Row) -> Result<Attempt, StoreError> {
-    attempt(row).map_err(|error| match error {
-        StoreError::Unreadable(why) => StoreError::Unreadable(format!(
-            "attempt {}#{}: {why}",
-            row.get::<_, &str>("task_id"),
-            row.get::<_, i32>("attempt")
-        )),
-        other => other,
-    })
+    let name = || format!("attempt {}#{}", row.get::<_, &str>("task_id"), row.get::<_, i32>("attempt"));
+    attempt(row).map_err(|error| named(error, &name()))
+}
+
+fn named(error: StoreError, row: &str) -> StoreError {
+    if let StoreError::Unreadable(why) = error {
+        StoreError::Unreadable(format!("{row}: {why}"))
+    } else {
+        error
+    }
 }
 
 fn read_task(row: &Row, steps: &StepsCache) -> Result<Task, StoreError> {
