@@ -92,7 +92,9 @@ fn shape(event_type: EventType, error: &serde_path_to_error::Error<serde_json::E
     }
     let expected = match message.rsplit_once(", expected ") {
         // The name of a Rust type says nothing of the range.
-        Some(_) if field == "priority" => format!("a whole number from 0 to {PRIORITY_MAX}"),
+        Some(_) if error.path().to_string() == "priority" => {
+            format!("a whole number from 0 to {PRIORITY_MAX}")
+        }
         Some((_, expected)) => expected.to_owned(),
         None => "another value".to_owned(),
     };

@@ -198,7 +198,7 @@ fn priorities_outside_their_range_are_invalid_values() {
     }
     let text = problem_with(SUBMITTED, with(task(), "priority", json!("9")));
     let expected = "a whole number from 0 to 9".to_owned();
-    assert_eq!(text, EventProblem::FieldType { field: "priority".to_owned(), expected });
+    assert_eq!(text, EventProblem::FieldType { field: "`priority`".to_owned(), expected });
 }
 
 #[test]
