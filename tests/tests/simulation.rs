@@ -28,6 +28,11 @@ struct End {
     events: u64,
 }
 
+#[expect(clippy::print_stdout, reason = "progress, for whoever waits for many seeds")]
+fn say_progress(so_far: u64, count: u64, begun: Instant) {
+    println!("{so_far} of {count} seeds in {} s", begun.elapsed().as_secs());
+}
+
 /// Runs seeds until all have run or one has failed.
 fn run_all(first: u64, count: u64) -> End {
     let (next, events) = (AtomicU64::new(first), AtomicU64::new(0));
@@ -49,7 +54,7 @@ fn run_all(first: u64, count: u64) -> End {
             events.fetch_add(report.events, Ordering::Relaxed);
             let so_far = done.fetch_add(1, Ordering::Relaxed) + 1;
             if so_far.is_multiple_of(PROGRESS_EVERY_COUNT) {
-                println!("{so_far} of {count} seeds in {} s", begun.elapsed().as_secs());
+                say_progress(so_far, count, begun);
             }
             if !report.violations.is_empty() {
                 failed.store(true, Ordering::Relaxed);

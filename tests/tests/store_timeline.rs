@@ -1,7 +1,5 @@
 //! The story of a task, joined from all that tells of it; on a real PostgreSQL.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use serde_json::json;
 use switchyard_common::task::Input;
 use switchyard_dispatcher::store::timeline;

@@ -111,7 +111,6 @@ pub fn all() -> Vec<Target> {
 }
 
 /// Tasks per second.
-#[expect(clippy::unnecessary_wraps, reason = "one of several figures, some of which may be missing")]
 pub fn per_second(measured: &Measured) -> Option<f64> {
     Some(measured.per_second)
 }

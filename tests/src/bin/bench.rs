@@ -106,10 +106,9 @@ fn chosen(arguments: &Arguments) -> anyhow::Result<Vec<Box<dyn Contender>>> {
         let names: Vec<&str> = all.iter().map(|contender| contender.about().id).collect();
         anyhow::bail!("there is no contender {unknown}: {}", names.join(", "));
     }
-    let wanted = |contender: &Box<dyn Contender>| {
-        only.is_empty() || only.iter().any(|name| contender.about().id == name)
-    };
-    Ok(all.into_iter().filter(wanted).collect())
+    let wanted =
+        |contender: &dyn Contender| only.is_empty() || only.iter().any(|name| contender.about().id == name);
+    Ok(all.into_iter().filter(|contender| wanted(&**contender)).collect())
 }
 
 async fn measure(arguments: Arguments) -> anyhow::Result<ExitCode> {
