@@ -22,7 +22,7 @@ use switchyard_dispatcher::settle::read::{Heard, read};
 use switchyard_dispatcher::settle::refusal;
 use uuid::Uuid;
 
-use super::fields::line;
+use super::fields::{escapes_nul, line};
 
 /// What each queue takes.
 const QUEUES: [&[ReportKind]; 3] = [
@@ -96,10 +96,7 @@ fn check_outcome(heard: &Heard, outcome: &Outcome) {
     if let OutcomeEnd::Succeeded { result: Some(result), .. } = &outcome.end {
         let text = result.to_string();
         // Replacing a NUL by the character that stands for it makes two bytes of six; the rest is as it came.
-        assert!(
-            text.len() <= RESULT_MAX_BYTES && !text.contains("\\u0000"),
-            "a result that cannot be stored"
-        );
+        assert!(text.len() <= RESULT_MAX_BYTES && !escapes_nul(&text), "a result that cannot be stored");
     }
     let settling = admitted(&heard.sender, heard.epoch, outcome, Verified::Complete, false);
     let named = settling.expect("nothing is missing").named(reporter(heard));
