@@ -43,7 +43,10 @@ fn check_taken(tokens: &Tokens, text: &str) {
             tokens.caller(&format!("{token}x")).filter(|_| !text.contains(&format!("{token}x"))),
             None
         );
-        assert!(!format!("{tokens:?}").contains(token), "a token is shown");
+        // Names are shown, and one of them may hold a token of another line.
+        let named =
+            lines.iter().any(|line| line.split_whitespace().nth(1).is_some_and(|name| name.contains(token)));
+        assert!(named || !format!("{tokens:?}").contains(token), "a token is shown");
     }
 }
 
