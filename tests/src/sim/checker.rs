@@ -156,15 +156,19 @@ impl World {
         }
     }
 
-    /// Copies of an accepted event get the same answer again, and only what is deadly is taken for poison.
-    pub(super) fn check_event_answer(&mut self, key: &EventKey, answer: &Answer) {
-        if let Answer::Rejected(rejected) = answer
-            && (rejected.code == FailureKind::Poison) != (key.source == DEADLY_SOURCE)
-        {
-            self.store
-                .violated(format!("D4: event {} of {} is refused: {}", key.id, key.source, rejected.message));
+    /// Copies of an accepted event get the same answer again, and only what is deadly is taken for poison: an event that was in hand with
+    /// it only after its own turn, when no more than the answer was lost. Whoever is told may hear of it in another order.
+    pub(super) fn check_event_verdict(&mut self, key: &EventKey, answer: &Answer) {
+        let before = self.people.decided.insert(key.clone(), answer.clone());
+        if let Answer::Rejected(rejected) = answer {
+            let (is_poison, is_deadly) = (rejected.code == FailureKind::Poison, key.source == DEADLY_SOURCE);
+            if (is_poison && !is_deadly && before.is_none()) || (is_deadly && !is_poison) {
+                self.store.violated(format!(
+                    "D4: event {} of {} is refused: {}",
+                    key.id, key.source, rejected.message
+                ));
+            }
         }
-        let before = self.people.answered.insert(key.clone(), answer.clone());
         if let Some(before @ Answer::Accepted(_)) = before
             && before != *answer
         {

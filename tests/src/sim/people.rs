@@ -41,6 +41,8 @@ pub struct People {
     pub submitted: u64,
     /// Events that were published.
     pub published: BTreeSet<EventKey>,
+    /// What came of each, in the order of commits.
+    pub decided: BTreeMap<EventKey, Answer>,
     /// What came of each, as far as somebody was told.
     pub answered: BTreeMap<EventKey, Answer>,
 }

@@ -180,7 +180,7 @@ impl World {
             applied.extend(outcomes);
             match verdict {
                 Verdict::Accepted(answer) => {
-                    follow.push(Action::Answer(event.key.clone(), Box::new(Answer::Accepted(answer))));
+                    self.decide(event, Answer::Accepted(answer), follow);
                 }
                 Verdict::Hold(_) if now < one.since + HELD_MAX_MS => drop(waits.insert(one.tag)),
                 Verdict::Hold(rejection) | Verdict::Rejected(rejection) => {
@@ -195,9 +195,13 @@ impl World {
     fn reject(&mut self, held: &Held, event: &Admitted, rejection: &Rejection, follow: &mut Vec<Action>) {
         let now = self.now();
         self.store.record_rejection(now, &event.key, rejection);
-        let answer = Answer::Rejected(rejection.answer(Some(&event.key.id)));
-        follow.push(Action::Answer(event.key.clone(), Box::new(answer)));
+        self.decide(event, Answer::Rejected(rejection.answer(Some(&event.key.id))), follow);
         follow.push(Action::Nack(held.conn, held.tag));
+    }
+
+    fn decide(&mut self, event: &Admitted, answer: Answer, follow: &mut Vec<Action>) {
+        self.check_event_verdict(&event.key, &answer);
+        follow.push(Action::Answer(event.key.clone(), Box::new(answer)));
     }
 
     fn settle_starts(&mut self, replica: usize, held: &[Held]) -> Vec<Applied> {
