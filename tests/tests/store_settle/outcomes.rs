@@ -6,6 +6,7 @@ use switchyard_common::contract::report::{
 };
 use switchyard_common::task::{Input, LossReason, ResolveTo};
 use switchyard_dispatcher::settle::{Fate, Settler};
+use switchyard_dispatcher::store::view::explain_agents;
 use switchyard_tests::harness::seed::TaskSeed;
 use uuid::Uuid;
 
@@ -323,6 +324,10 @@ async fn incident_27_places_of_an_agent_are_what_is_open_and_nothing_else() {
     };
     world.report(&agent, &claim, done()).await;
     assert_eq!(open().await, 0);
+    // And so the scheduler counts them.
+    let next = world.seed().task(&TaskSeed::new("next", "w", "plan")).await;
+    let told = explain_agents(&world.database.db, &next).await.unwrap();
+    assert!(told[0].1.contains("(0 of "), "{told:?}");
 }
 
 #[tokio::test]
