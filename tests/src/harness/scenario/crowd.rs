@@ -100,11 +100,15 @@ impl Scenario {
     /// When they have not in time.
     pub async fn until_succeeded_within(&self, count: i64, within: Duration) -> anyhow::Result<()> {
         let what = format!("{count} tasks to succeed (logs in {})", self.folder.display());
-        until(what, within, async || {
+        let waited = until(what, within, async || {
             let done = self.count("SELECT count(*) FROM tasks WHERE status = 'succeeded'").await?;
             Ok(Look::holds(done >= count, || format!("{done} have")))
         })
-        .await
+        .await;
+        match waited {
+            Ok(()) => Ok(()),
+            Err(error) => Err(error.context(self.tell_of_unfinished().await)),
+        }
     }
 
     /// No dead letter was made.

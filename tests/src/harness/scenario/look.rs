@@ -211,7 +211,8 @@ impl Scenario {
     }
 }
 
-fn describe(task: &TaskSummary) -> String {
+/// How a task is, in one line.
+pub(super) fn describe(task: &TaskSummary) -> String {
     let mut text = format!("{} at step {}, attempt {}", task.status, task.step, task.attempts);
     if !task.status.is_terminal() {
         text.push_str(&format!(", waits for {}", task.waiting_for));

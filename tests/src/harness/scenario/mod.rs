@@ -15,6 +15,7 @@
 //! - [`upstream`]: publishes events and hears the answers
 //! - [`look`]: what the database says: tasks, attempts, letters, artifacts; and waiting for it
 //! - [`crowd`]: many tasks at once, and what must be true of them in the end
+//! - `stuck`: what is known of tasks that did not get where a test waited for them
 //! - [`http`]: a plain GET, for `/readyz` and the like
 //! - [`world`]: [`Scenario`] itself: what is made at its beginning and removed at its end
 //!
@@ -28,6 +29,7 @@ pub mod launch;
 pub mod log_file;
 pub mod look;
 pub mod process;
+mod stuck;
 pub mod upstream;
 pub mod world;
 
