@@ -5,12 +5,21 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use serde_json::json;
+use switchyard_common::broker::{BrokerConfig, PublishOutcome, Publisher, declare};
+use switchyard_common::config::Secret;
+
+use futures::future::try_join_all;
 use switchyard_tests::harness::cluster::NODES_COUNT;
 use switchyard_tests::harness::scenario::Scenario;
 use switchyard_tests::harness::services::Services;
+use switchyard_tests::harness::wait::{Look, until};
 
 /// Longest wait for the next task to succeed while a node is away, on a loaded machine: an election and new connections take a few seconds.
 const GOES_ON_WITHIN: Duration = Duration::from_secs(30);
+/// Publishers on living nodes that have not published to a queue before its leader dies.
+const NEWCOMERS_COUNT: usize = 8;
+/// Longest wait until the broker takes a publish while a node is away.
+const TAKEN_WITHIN: Duration = Duration::from_secs(30);
 /// Longest wait for all tasks, which must come through three restarts of nodes.
 const ALL_WITHIN: Duration = Duration::from_secs(120);
 
@@ -19,7 +28,8 @@ async fn a_node_of_three_that_leads_queues_may_die_or_be_restarted_and_no_task_i
 {
     let services = Services::start_cluster("cluster").await?;
     the_node_that_leads_most_queues_is_killed_in_the_middle_of_two_hundred_tasks(&services).await?;
-    each_node_in_turn_is_stopped_and_started_in_the_middle_of_work(&services).await
+    each_node_in_turn_is_stopped_and_started_in_the_middle_of_work(&services).await?;
+    what_first_publishes_while_the_leader_dies_is_not_refused_for_ever(&services).await
 }
 
 async fn the_node_that_leads_most_queues_is_killed_in_the_middle_of_two_hundred_tasks(
@@ -65,6 +75,46 @@ async fn each_node_in_turn_is_stopped_and_started_in_the_middle_of_work(
     scenario.until_succeeded_within(300, ALL_WITHIN).await?;
     scenario.no_letters().await?;
     scenario.all_accounted_for(300).await
+}
+
+/// A channel remembers the leader that it saw at its first publish to a queue. When that one's node is down, the broker refuses every
+/// publish of the channel until the node is back, although the queue has a new leader for long (seen with RabbitMQ 3.10.8).
+async fn what_first_publishes_while_the_leader_dies_is_not_refused_for_ever(
+    services: &Services,
+) -> anyhow::Result<()> {
+    let scenario = Scenario::on("cluster_leader_of_yesterday", services).await?;
+    declare(&scenario.session("declares").await?, &scenario.namespace.dispatcher_topology()).await?;
+    let leaders = services.leaders(&scenario.namespace.events_queue()).await?;
+    let leader = *leaders.get(&scenario.namespace.events_queue()).context("the events queue has a leader")?;
+    let living = services.amqp_urls.iter().enumerate().filter(|(node, _)| node + 1 != leader);
+    let mut newcomers = Vec::new();
+    for (_, url) in living.cycle().take(NEWCOMERS_COUNT) {
+        let config = BrokerConfig::new(Secret::new(url.clone()), "newcomer");
+        let newcomer = Publisher::start(&config, "publish")?;
+        newcomer.state().wait_for(|state| state.is_up()).await?;
+        newcomers.push(newcomer);
+    }
+    let publishing = newcomers.iter().map(|newcomer| refusals_before_it_is_taken(&scenario, newcomer));
+    let (killed, refused) = tokio::join!(services.kill_node(leader), try_join_all(publishing));
+    killed?;
+    println!("refused before they were taken: {:?}", refused?);
+    services.start_node(leader).await
+}
+
+/// How often the broker refused the message before it took it.
+async fn refusals_before_it_is_taken(scenario: &Scenario, publisher: &Publisher) -> anyhow::Result<usize> {
+    let mut refused = 0;
+    until("the broker to take a publish", TAKEN_WITHIN, async || {
+        match publisher.publish(scenario.plan(0, &json!({}))?).await {
+            PublishOutcome::Acked => Ok(Look::There(())),
+            outcome => {
+                refused += usize::from(outcome == PublishOutcome::Nacked);
+                Ok(Look::NotYet(format!("{outcome:?}, refused {refused} times")))
+            }
+        }
+    })
+    .await?;
+    Ok(refused)
 }
 
 /// Another task succeeds, unless all have.

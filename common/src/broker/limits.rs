@@ -28,3 +28,9 @@ pub const CLOSE_MAX_MILLIS: u64 = 2_000;
 pub const CONSUME_ANSWER_MAX_MILLIS: u64 = 5_000;
 /// A queue that could not be consumed for this long, on connections that are alive, is called silent.
 pub const QUEUE_SILENT_AFTER_MILLIS: u64 = 10_000;
+/// A channel is made anew this long after the broker has first refused a publish on it.
+pub const CHANNEL_RENEWED_AFTER_MILLIS: u64 = 1_000;
+/// Longest wait for the next new channel while the broker goes on refusing.
+pub const CHANNEL_RENEWED_AFTER_MAX_MILLIS: u64 = 60_000;
+/// Most destinations of one channel of which it is kept that they are refused.
+pub const REFUSALS_MAX_COUNT: usize = 256;

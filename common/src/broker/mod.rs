@@ -70,6 +70,7 @@ mod message;
 mod publish_link;
 mod publisher;
 mod reconnect;
+mod refusals;
 mod request;
 mod session;
 mod settings;

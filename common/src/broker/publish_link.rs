@@ -26,6 +26,7 @@ use super::limits::BROKER_TEXT_MAX_BYTES;
 use super::message::{Outgoing, from_library, to_library};
 use super::publisher::{LostReason, PublishOutcome, Request};
 use super::reconnect::Reconnect;
+use super::refusals::Refusals;
 use super::session::{Session, SessionEvent, SessionEvents};
 use super::settings::BrokerConfig;
 use super::state::{ConnectionState, StateSender};
@@ -36,6 +37,8 @@ use crate::text::bounded;
 const PUBLISH_NO_HEADER: &str = "x-publish-no";
 /// Wait after the broker has said that an exchange does not exist: somebody has to declare it first, which no hurry brings about.
 const MISSING_DELAY: Duration = Duration::from_secs(2);
+/// The reply code of a channel that is closed in order.
+const CLOSED_IN_ORDER: u16 = 200;
 /// Most requests written before confirms are looked at again.
 const WRITE_BURST_COUNT: usize = 64;
 
@@ -99,7 +102,7 @@ impl PublishLink {
         reconnect.came_up(Instant::now());
         self.state.up(self.generation);
         let mut flight = Flight::new(channel, self.next_no, self.config.confirm_timeout);
-        let ended = self.serve(&mut flight, events).await;
+        let ended = self.serve(&session, &mut flight, events).await;
         self.next_no = flight.next_no;
         match ended {
             Ok(()) => session.close().await,
@@ -112,24 +115,21 @@ impl PublishLink {
         Ok(())
     }
 
-    async fn serve(&mut self, flight: &mut Flight, mut events: SessionEvents) -> Result<(), Fault> {
+    async fn serve(
+        &mut self,
+        session: &Session,
+        flight: &mut Flight,
+        mut events: SessionEvents,
+    ) -> Result<(), Fault> {
         loop {
             let due = flight.confirm_due();
+            let renewal_due = flight.renewal_due();
             tokio::select! {
                 biased;
-                event = events.next() => match event {
-                    SessionEvent::Blocked(reason) => {
-                        flight.clock.blocked();
-                        self.state.blocked(self.generation, reason);
-                    }
-                    SessionEvent::Unblocked => {
-                        flight.clock.unblocked(Instant::now());
-                        self.state.unblocked(self.generation);
-                    }
-                    SessionEvent::Lost(fault) => return Err(fault),
-                },
+                event = events.next() => self.hear(event, flight)?,
                 batch = Answers(&mut flight.answers), if !flight.answers.is_empty() => flight.settle(batch)?,
-                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => return Err(flight.overdue(self.role)),
+                () = sleep_until(due), if due.is_some() => return Err(flight.overdue(self.role)),
+                () = sleep_until(renewal_due), if renewal_due.is_some() => self.renew(session, flight, &mut events).await?,
                 request = self.requests.recv() => match request {
                     Some(request) => {
                         flight.write(request);
@@ -145,6 +145,58 @@ impl PublishLink {
             }
         }
     }
+
+    fn hear(&mut self, event: SessionEvent, flight: &mut Flight) -> Result<(), Fault> {
+        match event {
+            SessionEvent::Blocked(reason) => {
+                flight.clock.blocked();
+                self.state.blocked(self.generation, reason);
+            }
+            SessionEvent::Unblocked => {
+                flight.clock.unblocked(Instant::now());
+                self.state.unblocked(self.generation);
+            }
+            SessionEvent::Lost(fault) => return Err(fault),
+        }
+        Ok(())
+    }
+
+    /// Goes on with a new channel of the same connection, because this one is refused what another may not be (see [`Refusals`]). Nothing
+    /// is written until what is in flight is answered: no message loses its answer by this, and their order stays.
+    async fn renew(
+        &mut self,
+        session: &Session,
+        flight: &mut Flight,
+        events: &mut SessionEvents,
+    ) -> Result<(), Fault> {
+        while !flight.answers.is_empty() {
+            let due = flight.confirm_due();
+            tokio::select! {
+                biased;
+                event = events.next() => self.hear(event, flight)?,
+                batch = Answers(&mut flight.answers) => flight.settle(batch)?,
+                () = sleep_until(due), if due.is_some() => return Err(flight.overdue(self.role)),
+            }
+        }
+        let refused = flight.refusals.renewed();
+        metrics::counter!("switchyard_broker_channels_renewed_total", "role" => self.role).increment(1);
+        tracing::warn!(
+            role = self.role,
+            ?refused,
+            "the broker refuses publishes: a new channel is opened, which helps when a queue has a new leader and not when it is full"
+        );
+        let fresh = confirming_channel(session).await?;
+        let stale = std::mem::replace(&mut flight.channel, fresh);
+        session.request(stale.close(CLOSED_IN_ORDER, "made anew".into())).await
+    }
+}
+
+/// Sleeps until a time; for a branch that is off without one.
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn open(
@@ -153,9 +205,14 @@ async fn open(
     generation: u64,
 ) -> Result<(Session, SessionEvents, Channel), Fault> {
     let (session, events) = Session::open_numbered(config, role, generation).await?;
+    let channel = confirming_channel(&session).await?;
+    Ok((session, events, channel))
+}
+
+async fn confirming_channel(session: &Session) -> Result<Channel, Fault> {
     let channel = session.channel().await?;
     session.request(channel.confirm_select(ConfirmSelectOptions::default())).await?;
-    Ok((session, events, channel))
+    Ok(channel)
 }
 
 /// A publish that was written and not answered.
@@ -198,6 +255,7 @@ struct Flight {
     pending: BTreeMap<PublishNo, Pending>,
     book: ConfirmBook,
     clock: ConfirmClock,
+    refusals: Refusals,
 }
 
 impl Flight {
@@ -209,7 +267,13 @@ impl Flight {
             pending: BTreeMap::new(),
             book: ConfirmBook::default(),
             clock: ConfirmClock::new(confirm_timeout, Instant::now()),
+            refusals: Refusals::default(),
         }
+    }
+
+    /// When the channel is to be made anew. While the broker has blocked the connection, it would not answer.
+    fn renewal_due(&self) -> Option<Instant> {
+        self.clock.reads_since.and(self.refusals.renewal_due())
     }
 
     /// When the broker will have owed a confirm for too long. Whether it has the message cannot be known on this connection then, so
@@ -288,6 +352,12 @@ impl Flight {
 
     fn finish(&mut self, no: PublishNo, outcome: PublishOutcome) {
         let Some(pending) = self.pending.remove(&no) else { return };
+        let (exchange, key) = (pending.request.message.exchange(), pending.request.message.routing_key());
+        match &outcome {
+            PublishOutcome::Acked => self.refusals.taken(exchange, key),
+            PublishOutcome::Nacked => self.refusals.refused(exchange, key, Instant::now()),
+            PublishOutcome::Returned { .. } | PublishOutcome::Lost(_) => {}
+        }
         metrics::counter!("switchyard_broker_publishes_total", "outcome" => outcome.label()).increment(1);
         metrics::histogram!("switchyard_broker_confirm_seconds")
             .record(pending.written.elapsed().as_secs_f64());
