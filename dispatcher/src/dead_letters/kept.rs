@@ -181,8 +181,14 @@ pub fn binary_attribute<'a>(message: &'a Message, name: &str) -> Option<&'a str>
         .find_map(|prefix| headers.get(&format!("{prefix}{name}"))?.as_text())
 }
 
-/// By body and the properties that the broker leaves alone when it dead-letters.
 fn hashed(message: &Message) -> Identity {
+    Identity::Message { hash: hex::encode(fingerprint(message).as_bytes()) }
+}
+
+/// What tells a message from every other without reading it: its body, and the properties that the broker leaves alone when it
+/// delivers again or dead-letters.
+#[must_use]
+pub fn fingerprint(message: &Message) -> Digest {
     let properties = &message.properties;
     let mut text: Vec<u8> = Vec::new();
     let mut push = |part: &[u8]| {
@@ -206,7 +212,7 @@ fn hashed(message: &Message) -> Identity {
             push(value.as_bytes());
         }
     }
-    Identity::Message { hash: hex::encode(Digest::of(&text).as_bytes()) }
+    Digest::of(&text)
 }
 
 #[cfg(test)]

@@ -1,65 +1,76 @@
-//! What the number of its deliveries says of an event (protocol D4). Pure.
+//! What the number of its deliveries, and of its own trials, says of an event (protocol D4). Pure.
+//!
+//! The broker counts a delivery of every event that a dispatcher had in hand when it died, and of every one that was in hand when a
+//! connection broke: up to the whole prefetch at a time, of which at most one is to blame. So an event that came back often is handled
+//! alone, and that this was begun is committed first: a **trial**, forgotten when it has ended, however it ended. Only a dispatcher that
+//! died in the middle leaves one behind. An event is poison when it came back too often *and* trials of its own were left behind;
+//! whatever else it was in hand with, its innocence is not decided by how often others died.
 
 /// An event that was delivered this often is handled alone.
 pub const ALONE_FROM_DELIVERIES: u64 = 3;
-/// An event that was delivered this often is poison.
+/// An event that was delivered this often may be poison.
 pub const POISON_FROM_DELIVERIES: u64 = 10;
+/// With so many trials that did not end, it is.
+pub const POISON_FROM_TRIALS: u32 = 3;
 
-/// How an event is handled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Handling {
-    /// In a batch with others.
-    Together,
-    /// In a transaction of its own, after the others: whoever had it before may have died of it.
-    Alone,
-    /// Not any more: it is recorded and refused.
-    Poison,
+/// Whether an event is handled in a transaction of its own, after the others: whoever had it before may have died of it.
+#[must_use]
+pub fn is_alone(deliveries: u64) -> bool {
+    deliveries >= ALONE_FROM_DELIVERIES
 }
 
-/// How an event that came back so often is handled.
+/// Whether an event is not handled any more, but recorded and refused. `trials` are those that did not end.
 #[must_use]
-pub fn handling(deliveries: u64) -> Handling {
-    if deliveries >= POISON_FROM_DELIVERIES {
-        Handling::Poison
-    } else if deliveries >= ALONE_FROM_DELIVERIES {
-        Handling::Alone
-    } else {
-        Handling::Together
-    }
+pub fn is_poison(deliveries: u64, trials: u32) -> bool {
+    deliveries >= POISON_FROM_DELIVERIES && trials >= POISON_FROM_TRIALS
 }
 
-/// The order in which events are handled alone: another one begins each time that they come back. The one that whoever had them died of
-/// cannot be told from the others that were in hand with it, so each of these must have had its turn before it is taken for poison.
+/// The order in which events are handled alone: those with the fewest trials first, so that all that can be handled are before the one
+/// that kills.
 #[must_use]
-pub fn in_turn<T>(mut alone: Vec<T>, deliveries: impl Fn(&T) -> u64) -> Vec<T> {
-    let most = alone.iter().map(deliveries).max().unwrap_or_default();
-    let first = usize::try_from(most).unwrap_or_default().checked_rem(alone.len()).unwrap_or_default();
-    alone.rotate_left(first);
+pub fn in_turn<T>(mut alone: Vec<T>, trials: impl Fn(&T) -> u32) -> Vec<T> {
+    alone.sort_by_key(trials);
     alone
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
-    fn whoever_is_in_hand_with_a_poison_event_has_its_turn_before_it() {
-        let mut left = vec!["poison", "a", "b", "c", "d"];
-        for deliveries in ALONE_FROM_DELIVERIES..POISON_FROM_DELIVERIES {
-            let turns = in_turn(left.clone(), |_| deliveries);
-            let handled: Vec<&str> = turns.into_iter().take_while(|event| *event != "poison").collect();
-            left.retain(|event| !handled.contains(event));
-        }
-        assert_eq!(left, ["poison"]);
-        assert_eq!(in_turn(Vec::<u64>::new(), |deliveries| *deliveries), Vec::<u64>::new());
+    fn an_event_is_handled_alone_from_its_limit_on() {
+        assert!(!is_alone(ALONE_FROM_DELIVERIES - 1));
+        assert!(is_alone(ALONE_FROM_DELIVERIES));
     }
 
     #[test]
-    fn an_event_is_handled_alone_from_its_limit_on_and_is_poison_from_the_next() {
-        assert_eq!(handling(0), Handling::Together);
-        assert_eq!(handling(ALONE_FROM_DELIVERIES - 1), Handling::Together);
-        assert_eq!(handling(ALONE_FROM_DELIVERIES), Handling::Alone);
-        assert_eq!(handling(POISON_FROM_DELIVERIES - 1), Handling::Alone);
-        assert_eq!(handling(POISON_FROM_DELIVERIES), Handling::Poison);
+    fn an_event_is_poison_only_at_both_limits() {
+        assert!(is_poison(POISON_FROM_DELIVERIES, POISON_FROM_TRIALS));
+        assert!(!is_poison(POISON_FROM_DELIVERIES - 1, POISON_FROM_TRIALS));
+        assert!(!is_poison(POISON_FROM_DELIVERIES, POISON_FROM_TRIALS - 1));
+        assert!(!is_poison(u64::MAX, 0));
+    }
+
+    #[test]
+    fn of_a_full_prefetch_beside_a_deadly_event_none_is_lost_and_the_deadly_one_is_found() {
+        let mut left: Vec<usize> = (0..1_000).collect();
+        let (deadly, mut trials) = (700, BTreeMap::new());
+        let mut deliveries = ALONE_FROM_DELIVERIES;
+        // Each life of the dispatcher handles what it can and dies of the deadly one.
+        while !is_poison(deliveries, trials.get(&deadly).copied().unwrap_or_default()) {
+            for event in in_turn(left.clone(), |event| trials.get(event).copied().unwrap_or_default()) {
+                assert!(!is_poison(deliveries, trials.get(&event).copied().unwrap_or_default()));
+                *trials.entry(event).or_default() += 1;
+                if event == deadly {
+                    break;
+                }
+                trials.remove(&event);
+                left.retain(|one| *one != event);
+            }
+            deliveries += 1;
+        }
+        assert_eq!((left, deliveries), (vec![deadly], POISON_FROM_DELIVERIES));
     }
 }

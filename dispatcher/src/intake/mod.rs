@@ -9,3 +9,4 @@ pub mod command;
 pub mod deliveries;
 pub mod new_task;
 pub mod run;
+mod trials;

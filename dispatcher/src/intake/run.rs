@@ -9,7 +9,7 @@ use switchyard_common::broker::{
     Acker, ConsumerEvent, ConsumerStream, Incoming, Message, Subscription, ack_all,
 };
 use switchyard_common::contract::answer::{Accepted, Answer};
-use switchyard_common::contract::ids::TaskId;
+use switchyard_common::contract::ids::{Digest, TaskId};
 use switchyard_common::contract::parse::parse_event;
 use switchyard_common::export::span::{self, Span};
 use switchyard_common::failure::FailureKind;
@@ -23,9 +23,11 @@ use uuid::Uuid;
 use super::admit::admit;
 use super::answer;
 use super::command::{Admitted, Rejection, Verdict};
-use super::deliveries::{Handling, handling, in_turn};
+use super::deliveries::{in_turn, is_alone, is_poison};
+use super::trials::Trials;
 use crate::context::Context;
 use crate::dead_letters::event_ids::EventIds;
+use crate::dead_letters::kept::fingerprint;
 use crate::settle::put_back::PutBack;
 use crate::store::StoreError;
 use crate::store::intake::{IntakeRules, Stored, store};
@@ -42,15 +44,26 @@ pub const HELD_MAX_COUNT: usize = PREFETCH_COUNT as usize / 10;
 /// How often held events are tried again.
 const HELD_RETRY: Duration = Duration::from_millis(200);
 /// Wait while the database is away, between tries.
-const STORE_WAIT: Duration = Duration::from_millis(500);
+pub(super) const STORE_WAIT: Duration = Duration::from_millis(500);
 
 /// One event in hand.
 struct Event {
     message: Message,
     acker: Acker,
     since: Instant,
-    /// Parsed and resolved; none while it must still be rejected.
-    admitted: Result<Admitted, Rejection>,
+    /// Parsed and resolved, or why not; none until it is read: one that came back again and again may kill whoever reads it.
+    admitted: Option<Result<Admitted, Rejection>>,
+}
+
+impl Event {
+    fn new(incoming: Incoming) -> Self {
+        let Incoming { message, acker, .. } = incoming;
+        Self { message, acker, since: Instant::now(), admitted: None }
+    }
+
+    fn deliveries(&self) -> u64 {
+        delivery_count(&self.message.properties.headers)
+    }
 }
 
 /// Consumes events until shutdown. What is in hand then is finished; what is held goes back to the broker with its channel.
@@ -102,38 +115,63 @@ impl Intake {
     /// The first event and whatever has queued up behind it: no waiting for more.
     fn gather(&mut self, first: Incoming) -> Vec<Event> {
         let mut bytes = first.message.body.len();
-        let mut batch = vec![self.admit(first)];
+        let mut batch = vec![Event::new(first)];
         while batch.len() < BATCH_MAX_COUNT && bytes < BATCH_MAX_BYTES {
             let Some(next) = self.events.try_delivery() else { break };
             bytes += next.message.body.len();
-            batch.push(self.admit(next));
+            batch.push(Event::new(next));
         }
         batch
     }
 
-    fn admit(&self, incoming: Incoming) -> Event {
-        let admitted = admit_message(&self.context.kinds, &incoming.message);
-        Event { message: incoming.message, acker: incoming.acker, since: Instant::now(), admitted }
-    }
-
-    /// Stores a batch; one that fails falls back to one transaction per event, so that a poison row cannot hold the rest.
+    /// Handles what has arrived: together, but for what came back again and again (protocol D4).
     async fn handle(&mut self, batch: Vec<Event>, shutdown: &Shutdown) {
-        let (alone, together): (Vec<Event>, Vec<Event>) = batch.into_iter().partition(|event| {
-            handling(delivery_count(&event.message.properties.headers)) >= Handling::Alone
-        });
+        let (alone, together): (Vec<Event>, Vec<Event>) =
+            batch.into_iter().partition(|event| is_alone(event.deliveries()));
         self.handle_together(together, shutdown).await;
-        for event in in_turn(alone, |event| delivery_count(&event.message.properties.headers)) {
-            self.handle_together(vec![event], shutdown).await;
+        if !alone.is_empty() {
+            self.handle_alone(alone, shutdown).await;
         }
     }
 
+    /// Each in a trial of its own, which is committed before the event is so much as read, and forgotten when it has ended: what one of
+    /// them does to this process is held against that one alone.
+    async fn handle_alone(&mut self, alone: Vec<Event>, shutdown: &Shutdown) {
+        let keyed: Vec<(Digest, Event)> =
+            alone.into_iter().map(|event| (fingerprint(&event.message), event)).collect();
+        let keys: Vec<Digest> = keyed.iter().map(|(key, _)| key.clone()).collect();
+        let trials = Trials::new(self.context.db.clone(), shutdown);
+        let Some(unended) = trials.unended(&keys).await else { return };
+        let trials_of = |key: &Digest| unended.get(key).copied().unwrap_or_default();
+        for (key, event) in in_turn(keyed, |(key, _)| trials_of(key)) {
+            let (deliveries, died) = (event.deliveries(), trials_of(&key));
+            if is_poison(deliveries, died) {
+                // Its trials are kept: should the nack be lost, it must not be tried again.
+                self.reject(event, poison(deliveries, died), shutdown).await;
+                continue;
+            }
+            if trials.begin(&key).await.is_none() {
+                return;
+            }
+            self.handle_together(vec![event], shutdown).await;
+            if trials.end(&key).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Stores a batch; one that fails falls back to one transaction per event, so that a poison row cannot hold the rest.
     async fn handle_together(&mut self, batch: Vec<Event>, shutdown: &Shutdown) {
-        let (good, bad): (Vec<Event>, Vec<Event>) =
-            batch.into_iter().partition(|event| event.admitted.is_ok());
-        for event in bad {
-            let rejection = event.admitted.clone().err();
-            if let Some(rejection) = rejection {
-                self.reject(event, rejection, shutdown).await;
+        let mut good = Vec::with_capacity(batch.len());
+        for mut event in batch {
+            let kinds = &self.context.kinds;
+            let rejection = match event.admitted.get_or_insert_with(|| admit_message(kinds, &event.message)) {
+                Ok(_) => None,
+                Err(rejection) => Some(rejection.clone()),
+            };
+            match rejection {
+                None => good.push(event),
+                Some(rejection) => self.reject(event, rejection, shutdown).await,
             }
         }
         if good.is_empty() {
@@ -149,7 +187,7 @@ impl Intake {
             }
             Some(Err(StoreError::Unreadable(why))) => {
                 for event in good {
-                    let deliveries = delivery_count(&event.message.properties.headers);
+                    let deliveries = event.deliveries();
                     self.put_back.keep(event.acker, Duration::ZERO, deliveries, &why);
                 }
             }
@@ -166,7 +204,7 @@ impl Intake {
 
     /// Tries until the database answers: transient trouble is never a reason to nack. Nothing further is consumed meanwhile.
     async fn store(&self, good: &[Event], shutdown: &Shutdown) -> Option<Result<Stored, StoreError>> {
-        let admitted: Vec<Admitted> = good.iter().filter_map(|event| event.admitted.clone().ok()).collect();
+        let admitted: Vec<Admitted> = good.iter().filter_map(|event| event.admitted.clone()?.ok()).collect();
         let rules = IntakeRules { allow_new_pools: self.context.config.allow_new_pools };
         let mut told = false;
         loop {
@@ -288,7 +326,7 @@ impl Intake {
 
 /// The span that is exported of an accepted event, under the trace that it brought.
 fn export(event: &Event, answer: &Accepted) {
-    let Ok(admitted) = &event.admitted else { return };
+    let Some(Ok(admitted)) = &event.admitted else { return };
     if !span::enabled() {
         return;
     }
@@ -308,14 +346,6 @@ fn export(event: &Event, answer: &Accepted) {
 /// # Errors
 /// Why it has no effect, and what its publisher is to do.
 pub fn admit_message(kinds: &Kinds, message: &Message) -> Result<Admitted, Rejection> {
-    let deliveries = delivery_count(&message.properties.headers);
-    if handling(deliveries) == Handling::Poison {
-        return Err(Rejection::new(
-            FailureKind::Poison,
-            format!("the event was delivered {deliveries} times without being settled"),
-            "look at what the dispatcher logged for it, then replay it",
-        ));
-    }
     let attempted = catch_panic_sync(|| {
         let headers: BTreeMap<String, String> = message
             .properties
@@ -348,6 +378,17 @@ pub fn admit_message(kinds: &Kinds, message: &Message) -> Result<Admitted, Rejec
     })
 }
 
+fn poison(deliveries: u64, trials: u32) -> Rejection {
+    Rejection::new(
+        FailureKind::Poison,
+        format!(
+            "the event was delivered {deliveries} times without being settled, and {trials} times a dispatcher that had begun to \
+             handle it alone ended without a word"
+        ),
+        "look at what the dispatchers logged before they ended, then replay it",
+    )
+}
+
 fn poison_row(error: &StoreError) -> Rejection {
     if let StoreError::Panicked(panic) = error {
         return Rejection::new(
@@ -365,7 +406,7 @@ fn poison_row(error: &StoreError) -> Rejection {
 
 fn about(event: &Event) -> About {
     use super::command::Command;
-    let Ok(admitted) = &event.admitted else { return About::default() };
+    let Some(Ok(admitted)) = &event.admitted else { return About::default() };
     match &admitted.command {
         Command::Register(registered) => About {
             workspace_id: Some(registered.workspace_id.to_string()),

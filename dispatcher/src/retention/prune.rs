@@ -5,7 +5,7 @@ use crate::store::prune::{
     Cursor, Old, Walk, delete_audit, delete_events, delete_letters, delete_logs, delete_parts,
     delete_replicas, delete_sessions, delete_tasks, old,
 };
-use crate::store::{Db, StoreError};
+use crate::store::{Db, StoreError, trials};
 
 /// Rows that one round looks at in each walk.
 const WINDOW_MAX_COUNT: usize = 200;
@@ -13,7 +13,7 @@ const WINDOW_MAX_COUNT: usize = 200;
 const LOGS_MAX_COUNT: i64 = 5_000;
 /// Parts of artifacts, of up to 512 KiB each, that one statement deletes.
 const PARTS_MAX_COUNT: i64 = 100;
-/// Rows of the audit log, or of replicas, that one statement deletes.
+/// Rows of the audit log, of replicas, or of trials of events that one statement deletes.
 const ROWS_MAX_COUNT: i64 = 1_000;
 
 /// Rows that one round has deleted.
@@ -33,6 +33,8 @@ pub struct PruneReport {
     pub audit: u64,
     /// Rows of replicas.
     pub replicas: u64,
+    /// Trials of events.
+    pub trials: u64,
     /// A walk has not come to its end yet.
     pub more: bool,
 }
@@ -65,6 +67,7 @@ impl Pruner {
         self.prune_sessions(&mut report).await?;
         report.audit = delete_audit(&self.db, self.policy.audit, ROWS_MAX_COUNT).await?;
         report.replicas = delete_replicas(&self.db, self.policy.replicas, ROWS_MAX_COUNT).await?;
+        report.trials = trials::delete_old(&self.db, self.policy.events, ROWS_MAX_COUNT).await?;
         report.more |= report.audit.cast_signed() == ROWS_MAX_COUNT;
         Ok(report)
     }

@@ -34,6 +34,7 @@ mod steps;
 pub mod sweep;
 pub mod timeline;
 mod tls;
+pub mod trials;
 pub mod view;
 
 pub use apply::{Applied, Applier, Named, apply};

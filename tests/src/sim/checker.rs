@@ -156,13 +156,13 @@ impl World {
         }
     }
 
-    /// Copies of an accepted event get the same answer again, and only what is deadly is taken for poison: an event that was in hand with
-    /// it only after its own turn, when no more than the answer was lost. Whoever is told may hear of it in another order.
+    /// Copies of an accepted event get the same answer again, and only what is deadly is taken for poison, never what was in hand with it.
+    /// Whoever is told may hear of it in another order.
     pub(super) fn check_event_verdict(&mut self, key: &EventKey, answer: &Answer) {
         let before = self.people.decided.insert(key.clone(), answer.clone());
         if let Answer::Rejected(rejected) = answer {
             let (is_poison, is_deadly) = (rejected.code == FailureKind::Poison, key.source == DEADLY_SOURCE);
-            if (is_poison && !is_deadly && before.is_none()) || (is_deadly && !is_poison) {
+            if is_poison != is_deadly {
                 self.store.violated(format!(
                     "D4: event {} of {} is refused: {}",
                     key.id, key.source, rejected.message

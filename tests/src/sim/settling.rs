@@ -12,7 +12,7 @@ use switchyard_common::failure::FailureKind;
 use switchyard_common::task::{Input, Reporter};
 use switchyard_dispatcher::control::{answer_to_beat, orders_of};
 use switchyard_dispatcher::intake::command::{Admitted, Rejection, Verdict};
-use switchyard_dispatcher::intake::deliveries::{Handling, handling, in_turn};
+use switchyard_dispatcher::intake::deliveries::{in_turn, is_alone, is_poison};
 use switchyard_dispatcher::presence::beat::{Beat, newest};
 use switchyard_dispatcher::presence::sessions;
 use switchyard_dispatcher::settle::manifest::{Verified, verify};
@@ -109,7 +109,7 @@ impl World {
                 matters.entry(matter(&held.message)).or_default().push(held);
             }
         }
-        let (now, later) = now_and_later(matters.remove(&Matter::Event).unwrap_or_default());
+        let (now, later) = self.now_and_later(matters.remove(&Matter::Event).unwrap_or_default());
         matters.insert(Matter::Event, now);
         self.replicas[replica].held.extend(later);
         for (matter, held) in matters {
@@ -125,7 +125,8 @@ impl World {
     }
 
     fn deal(&mut self, replica: usize, matter: Matter, held: Vec<Held>) {
-        if held.iter().any(|held| is_deadly(&held.message)) {
+        self.begin_trial(replica, &held);
+        if held.iter().any(|held| self.is_deadly(&held.message)) {
             self.log(|| format!("replica {replica} dies of an event"));
             self.crash_replica(replica);
             return;
@@ -149,6 +150,9 @@ impl World {
         if !is_told {
             return;
         }
+        if matter == Matter::Event {
+            self.end_trial(replica);
+        }
         let mut actions = self.orders(&applied);
         let refused: BTreeSet<Tag> = follow.iter().filter_map(refused_tag).collect();
         let acked = done.into_iter().filter(|held| !refused.contains(&held.tag));
@@ -171,7 +175,7 @@ impl World {
         let (mut applied, mut waits) = (Vec::new(), BTreeSet::new());
         for one in held {
             let Body::Event(event) = &one.message.body else { continue };
-            if handling(one.message.deliveries) == Handling::Poison {
+            if self.is_poison(&one.message) {
                 let rejection = Rejection::new(FailureKind::Poison, "it came back too often", "look at it");
                 self.reject(one, event, &rejection, follow);
                 continue;
@@ -336,24 +340,54 @@ impl World {
     }
 }
 
-/// Of the events in hand, those that are handled now, in one transaction; the others have theirs when these are acked (protocol D4).
-fn now_and_later(held: Vec<Held>) -> (Vec<Held>, Vec<Held>) {
-    let (alone, together): (Vec<Held>, Vec<Held>) =
-        held.into_iter().partition(|held| handling(held.message.deliveries) >= Handling::Alone);
-    let mut later = in_turn(alone, |held| held.message.deliveries);
-    if together.is_empty() && !later.is_empty() {
-        let first = later.remove(0);
-        return (vec![first], later);
+/// What an event must not do to the others in hand (protocol D4).
+impl World {
+    /// Of the events in hand, those that are handled now, in one transaction; the others have theirs when these are acked.
+    fn now_and_later(&self, held: Vec<Held>) -> (Vec<Held>, Vec<Held>) {
+        let (alone, together): (Vec<Held>, Vec<Held>) =
+            held.into_iter().partition(|held| is_alone(held.message.deliveries));
+        let mut later = in_turn(alone, |held| self.trials(&held.message));
+        if together.is_empty() && !later.is_empty() {
+            let first = later.remove(0);
+            return (vec![first], later);
+        }
+        (together, later)
     }
-    (together, later)
-}
 
-/// Whether whoever handles a message dies of it.
-fn is_deadly(message: &Message) -> bool {
-    let Body::Event(event) = &message.body else { return false };
-    message.died_in.is_none()
-        && event.key.source == DEADLY_SOURCE
-        && handling(message.deliveries) != Handling::Poison
+    /// Committed before the event is handled. A process that tries again because its database did not answer is still in the same trial.
+    fn begin_trial(&mut self, replica: usize, held: &[Held]) {
+        let [Held { message, .. }] = held else { return };
+        let Body::Event(event) = &message.body else { return };
+        if message.died_in.is_some() || !is_alone(message.deliveries) || self.is_poison(message) {
+            return;
+        }
+        if self.replicas[replica].trial.as_ref() != Some(&event.key) {
+            self.end_trial(replica);
+            *self.store.trials.entry(event.key.clone()).or_default() += 1;
+            self.replicas[replica].trial = Some(event.key.clone());
+        }
+    }
+
+    fn end_trial(&mut self, replica: usize) {
+        if let Some(key) = self.replicas[replica].trial.take() {
+            self.store.trials.remove(&key);
+        }
+    }
+
+    fn trials(&self, message: &Message) -> u32 {
+        let Body::Event(event) = &message.body else { return 0 };
+        self.store.trials.get(&event.key).copied().unwrap_or_default()
+    }
+
+    fn is_poison(&self, message: &Message) -> bool {
+        is_poison(message.deliveries, self.trials(message))
+    }
+
+    /// Whether whoever handles a message dies of it.
+    fn is_deadly(&self, message: &Message) -> bool {
+        let Body::Event(event) = &message.body else { return false };
+        message.died_in.is_none() && event.key.source == DEADLY_SOURCE && !self.is_poison(message)
+    }
 }
 
 fn refused_tag(action: &Action) -> Option<Tag> {

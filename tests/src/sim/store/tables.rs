@@ -1,6 +1,7 @@
 //! Rows, and the clock of the database.
 
 use std::collections::{BTreeMap, BTreeSet};
+use switchyard_dispatcher::intake::command::EventKey;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
@@ -110,6 +111,8 @@ pub struct Store {
     /// Every session ever seen.
     pub sessions: BTreeMap<SessionId, SessionRow>,
     pub(super) events: BTreeMap<EventId, Accepted>,
+    /// Trials of events that did not end.
+    pub trials: BTreeMap<EventKey, u32>,
     /// Tasks by id.
     pub tasks: BTreeMap<TaskId, TaskRow>,
     /// Attempts by task and number.
