@@ -17,8 +17,8 @@ use super::world::World;
 #[derive(Debug, Default)]
 pub struct Witness {
     signs: BTreeMap<ReportId, (SessionId, Millis)>,
-    /// The session and the send time of the newest sign of life that was confirmed.
-    heard: Option<(SessionId, Millis)>,
+    /// The send time of the newest sign of life that was confirmed, of each session: confirms of an earlier one may come late.
+    heard: BTreeMap<SessionId, Millis>,
     /// It was told to drain.
     draining: bool,
     /// The newest restore epoch that it was told.
@@ -85,17 +85,16 @@ impl Witness {
     }
 
     fn confirmed(&mut self, id: ReportId) {
-        if let Some((session, at)) = self.signs.remove(&id)
-            && self.heard.is_none_or(|(before, newest)| before != session || newest < at)
-        {
-            self.heard = Some((session, at));
+        if let Some((session, at)) = self.signs.remove(&id) {
+            let newest = self.heard.entry(session).or_insert(at);
+            *newest = at.max(*newest);
         }
     }
 
     /// How long a session has not been heard; none when it never was.
     fn silence(&self, session: SessionId, now: Millis) -> Option<Duration> {
-        let (_, at) = self.heard.filter(|(heard, _)| *heard == session)?;
-        Some(Duration::from_millis(now.saturating_sub(at)))
+        let at = self.heard.get(&session)?;
+        Some(Duration::from_millis(now.saturating_sub(*at)))
     }
 }
 
