@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::behaviour::{Behaviour, Ends};
 use super::book::{Book, Intent, Purpose};
+use super::mixes::Cancels;
 use crate::sim::dice::Dice;
 
 /// `source` of the events.
@@ -27,14 +28,13 @@ const WORKSPACES: u64 = 12;
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// Longest wait before a copy of an event follows it, in milliseconds.
 const COPY_AFTER_MAX_MS: u64 = 3_000;
-/// Longest wait before a cancel follows its task, in milliseconds.
-const CANCEL_AFTER_MAX_MS: u64 = 4_000;
 
 /// Publishes, and keeps the book.
 pub struct Load {
     publisher: Publisher,
     namespace: Namespace,
     book: Arc<Book>,
+    cancels: Cancels,
     stopped: AtomicBool,
 }
 
@@ -43,10 +43,15 @@ impl Load {
     ///
     /// # Errors
     /// When the URL is none.
-    pub fn start(amqp_url: &str, namespace: Namespace, book: Arc<Book>) -> anyhow::Result<Arc<Self>> {
+    pub fn start(
+        amqp_url: &str,
+        namespace: Namespace,
+        book: Arc<Book>,
+        cancels: Cancels,
+    ) -> anyhow::Result<Arc<Self>> {
         let config = BrokerConfig::new(Secret::new(amqp_url), "chaos-upstream");
         let publisher = Publisher::start(&config, "publish")?;
-        Ok(Arc::new(Self { publisher, namespace, book, stopped: AtomicBool::new(false) }))
+        Ok(Arc::new(Self { publisher, namespace, book, cancels, stopped: AtomicBool::new(false) }))
     }
 
     /// Gives up what the broker has not confirmed by now.
@@ -69,8 +74,8 @@ impl Load {
             other.data["payload"]["other"] = json!(true);
             self.publish(other, Purpose::Conflict, &task, millis(1_000 + dice.below(COPY_AFTER_MAX_MS)));
         }
-        if dice.chance(70) {
-            self.cancel(&task, dice.chance(500), millis(dice.below(CANCEL_AFTER_MAX_MS)));
+        if dice.chance(self.cancels.per_mille) {
+            self.cancel(&task, dice.chance(500), millis(dice.below(self.cancels.after_max_ms)));
         }
     }
 

@@ -11,6 +11,15 @@ pub enum Copies {
     Everything,
 }
 
+/// How often tasks are cancelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cancels {
+    /// Of a thousand tasks.
+    pub per_mille: u64,
+    /// Longest wait before the cancel follows its task, in milliseconds.
+    pub after_max_ms: u64,
+}
+
 /// Under which circumstances, what breaks.
 #[derive(Debug, Clone, Copy)]
 pub struct Mix {
@@ -30,6 +39,8 @@ pub struct Mix {
     pub lasts_ms: (u64, u64),
     /// Whether messages are copied.
     pub copies: Copies,
+    /// How often tasks are cancelled.
+    pub cancels: Cancels,
     /// A consumer timeout of this many milliseconds at the broker, and tasks that run longer than that.
     pub consumer_timeout_ms: Option<u64>,
     /// How far the clocks of the dispatchers are off, as libfaketime reads it.
@@ -48,6 +59,7 @@ const PLAIN: Mix = Mix {
     gap_ms: (5_000, 12_000),
     lasts_ms: (2_000, 15_000),
     copies: Copies::None,
+    cancels: Cancels { per_mille: 70, after_max_ms: 4_000 },
     consumer_timeout_ms: None,
     clocks: &[],
     least_s: 0,
@@ -212,6 +224,19 @@ pub const MIXES: &[Mix] = &[
         faults: &[(1, Fault::KillAgent), (1, Fault::FreezeAgent), (1, Fault::KillDispatcher)],
         gap_ms: (8_000, 16_000),
         copies: Copies::Everything,
+        ..PLAIN
+    },
+    Mix {
+        name: "cancel-storm",
+        about: "every other task is cancelled when it has hardly begun, while its agent is slow to hear of it or cut off",
+        faults: &[
+            (3, Fault::Disturb(Link::AgentBroker, How::Slow)),
+            (2, Fault::Disturb(Link::AgentBroker, How::Deaf)),
+            (1, Fault::Disturb(Link::AgentBroker, How::Silent)),
+        ],
+        gap_ms: (2_000, 5_000),
+        lasts_ms: (2_000, 12_000),
+        cancels: Cancels { per_mille: 500, after_max_ms: 800 },
         ..PLAIN
     },
     Mix {

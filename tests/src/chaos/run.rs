@@ -87,7 +87,8 @@ async fn judge(
     // Streams of their own, apart from the plan's.
     let mut dice = Dice::new(asked.seed ^ 0xc4a0_5000);
     let book = Arc::new(Book::default());
-    let load = Load::start(&world.upstream.url, world.scenario.namespace.clone(), Arc::clone(&book))?;
+    let namespace = world.scenario.namespace.clone();
+    let load = Load::start(&world.upstream.url, namespace, Arc::clone(&book), mix.cancels)?;
     let mut approvers = Approvers::new(Arc::clone(&load), dice.fork());
     let tap_way = super::way::Way::new(&world.broker.amqp_urls).await?;
     let tap = (mix.copies == Copies::Everything)
