@@ -27,6 +27,7 @@ use crate::pass::Wake;
 use crate::presence::replicas::Beats;
 use crate::presence::settled::SharedSettled;
 use crate::readiness::{Condition, Readiness, follow_broker, follow_database, follow_queues};
+use crate::route::budget::InputsBudget;
 use crate::route::run::Router;
 use crate::store::{Db, DbConfig, Plans, StoreError, migrate};
 use crate::{api, dead_letters, intake, notify, pass, presence, retention, settle, sweep};
@@ -246,6 +247,7 @@ fn supervise_routing(
         namespace: context.namespace.clone(),
         publisher: context.assignments.clone(),
         wake: context.wake.clone(),
+        inputs: InputsBudget::default(),
     };
     let mut handed_over = Some(handed_over);
     let shutdown = shutdown.clone();

@@ -21,6 +21,7 @@ use switchyard_common::shutdown::Shutdown;
 use switchyard_common::task::{Input, Reporter};
 use switchyard_dispatcher::pass::Wake;
 use switchyard_dispatcher::presence::replicas::beat_once;
+use switchyard_dispatcher::route::budget::InputsBudget;
 use switchyard_dispatcher::route::run::Router;
 use switchyard_dispatcher::store::Db;
 use switchyard_dispatcher::store::route::{Publish, claim_resends, contents};
@@ -109,6 +110,7 @@ impl Routing {
             namespace: stage.scenario.namespace.clone(),
             publisher: publisher.clone(),
             wake: Wake::default(),
+            inputs: InputsBudget::default(),
         };
         let (handed_over, received) = mpsc::channel(8);
         let task = spawn_guarded("route", router.run(received, Shutdown::new(WAIT)));

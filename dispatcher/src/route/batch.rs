@@ -70,6 +70,8 @@ impl Router {
     }
 
     async fn publish_slice(&self, slice: Vec<Turn>, end: &mut BatchEnd) {
+        let bytes = slice.iter().map(|turn| turn.content.input_bytes()).fold(0, u64::saturating_add);
+        let _until_it_is_published = self.inputs.take(bytes).await;
         let mut prepared = self.prepare(slice).await;
         if prepared.is_late(Instant::now()) {
             prepared = self.renewed(prepared, end).await;

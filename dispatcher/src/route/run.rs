@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::batch::{BatchEnd, Job, STORE_WAIT};
+use super::budget::InputsBudget;
 use super::decide::{CONFIRM_RECORD_AFTER, FORGOTTEN_AFTER, REPLICA_STALE_AFTER};
 use crate::pass::Wake;
 use crate::store::Db;
@@ -33,6 +34,8 @@ pub struct Router {
     pub publisher: Publisher,
     /// Asks for passes.
     pub wake: Wake,
+    /// What the inputs of all its batches may cost.
+    pub inputs: InputsBudget,
 }
 
 /// Every attempt that this replica looks after, and how far it has come.
