@@ -72,15 +72,18 @@ pub async fn outages(rounds: usize) -> anyhow::Result<Vec<Figure>> {
             Figure::seconds(format!("work resumes after {minutes} s without the {what}"), Some(bound));
         let mut stage = Stage::set(&format!("liveness_{what}_outage"), part).await?;
         let _programs = stage.start().await?;
+        let silent = "SELECT count(*) FROM agent_sessions WHERE end_reason = 'silent'";
+        let mut lost_before = 0;
         for _ in 0..rounds {
             stage.flows().await?;
             stage.end(End::Stopped).await?;
             // What is measured is what happens in this time, not whether something has.
             tokio::time::sleep(OUTAGE).await;
             back.values.push(stage.resumes().await?);
+            let lost_by_now = stage.scenario.count(silent).await?;
+            lost.values.push((lost_by_now - lost_before) as f64);
+            lost_before = lost_by_now;
         }
-        let silent = "SELECT count(*) FROM agent_sessions WHERE end_reason = 'silent'";
-        lost.values.push(stage.scenario.count(silent).await? as f64);
         figures.extend([lost, back]);
     }
     Ok(figures)
