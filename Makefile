@@ -39,7 +39,7 @@ build: toolchain ## compile everything
 test: toolchain ## every test, against a real broker and database; takes them down again if they were down
 	@$(SERVICES) need ansible-playbook ansible-core
 	@cargo build --locked --workspace --all-targets
-	@$(SERVICES) with cargo test --locked --workspace
+	@$(SERVICES) with cargo test --locked --workspace --no-fail-fast
 
 lint: toolchain ## format, lints, dependencies, shell scripts
 	@cargo fmt --all --check
