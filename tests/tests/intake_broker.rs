@@ -1,5 +1,7 @@
 //! Events that come back again and again, with a real broker, a real database and dispatchers that are really killed (protocol D4).
 
+use std::process::ExitStatus;
+
 use anyhow::Context as _;
 use lapin::Channel;
 use lapin::options::{BasicGetOptions, BasicNackOptions};
@@ -7,12 +9,16 @@ use serde_json::json;
 use switchyard_common::broker::{Session, declare};
 use switchyard_common::task::Status;
 use switchyard_dispatcher::intake::deliveries::{POISON_FROM_DELIVERIES, POISON_FROM_TRIALS};
-use switchyard_tests::harness::scenario::Scenario;
+use switchyard_dispatcher::route::decide::REPLICA_STALE_AFTER;
 use switchyard_tests::harness::scenario::look::MOVE_WITHIN;
+use switchyard_tests::harness::scenario::{Process, Scenario};
 use switchyard_tests::harness::wait::{Look, until};
 
 /// Trials that did not end, of all events.
-const TRIALS: &str = "SELECT coalesce(sum(trials), 0)::bigint FROM event_trials";
+const TRIALS: &str = "SELECT count(*) FROM event_trials";
+/// Of these, those whose dispatcher gives no sign of life any more.
+const LEFT_BEHIND: &str = "SELECT count(*) FROM event_trials t WHERE NOT EXISTS (SELECT 1 FROM replicas r \
+    WHERE r.replica_id = t.replica_id AND r.heartbeat_at > now() - $1 * interval '1 second')";
 
 #[tokio::test]
 async fn an_event_that_came_back_often_is_handled_all_the_same() -> anyhow::Result<()> {
@@ -45,10 +51,18 @@ async fn an_event_that_dispatchers_died_of_is_poison_and_nothing_else_is() -> an
     stage.scenario.publish_numbers(1..6, &json!({})).await?;
     let _dispatcher = stage.scenario.dispatcher("dispatcher-last").start().await?;
     let letter = stage.scenario.until_letter("of the event", |_| true).await?;
-    assert_eq!(letter.failure_kind.as_deref(), Some("poison"));
+    assert_eq!(letter.failure_kind.as_deref(), Some("poison"), "{letter:?}");
     let message = letter.failure_message.unwrap_or_default();
     assert!(message.contains(&format!("{POISON_FROM_TRIALS} times a dispatcher")), "{message}");
     stage.until_stored(5).await
+}
+
+#[tokio::test]
+async fn a_dispatcher_that_is_stopped_in_order_leaves_no_trial_behind() -> anyhow::Result<()> {
+    let stage = Stage::new("intake_stopped").await?;
+    stage.publish_and_send_back(1, POISON_FROM_DELIVERIES).await?;
+    stage.ends_in_the_middle(1, async |dispatcher| dispatcher.stop().await).await?;
+    stage.until_no_trial_is_left().await
 }
 
 struct Stage {
@@ -83,17 +97,34 @@ impl Stage {
 
     /// A dispatcher is killed while it stores an event that it handles alone: this is its trial number `trial`.
     async fn dies_in_the_middle(&self, trial: i64) -> anyhow::Result<()> {
-        let name = format!("dispatcher-{trial}");
+        self.ends_in_the_middle(trial, async |dispatcher| dispatcher.kill()).await?;
+        let stale_s = REPLICA_STALE_AFTER.as_secs_f64();
+        until(format!("trial {trial} to be left behind"), MOVE_WITHIN, async || {
+            let connection = self.scenario.database.db.connection().await?;
+            let left: i64 = connection.query_one(LEFT_BEHIND, &[&stale_s]).await?.get(0);
+            Ok(Look::holds(left == trial, || format!("{left} are")))
+        })
+        .await
+    }
+
+    /// Ends a dispatcher while it stores an event that it handles alone.
+    async fn ends_in_the_middle(
+        &self,
+        trial: i64,
+        end: impl AsyncFnOnce(&mut Process) -> anyhow::Result<ExitStatus>,
+    ) -> anyhow::Result<()> {
         let mut blocker = self.scenario.database.db.connection().await?;
         let blocking = blocker.transaction().await?;
+        // It waits for a dispatcher to start, however long that takes.
+        blocking.batch_execute("SET LOCAL idle_in_transaction_session_timeout = 0").await?;
         blocking.batch_execute("LOCK TABLE events IN ACCESS EXCLUSIVE MODE").await?;
-        let mut dispatcher = self.scenario.dispatcher(&name).start().await?;
+        let mut dispatcher = self.scenario.dispatcher(&format!("dispatcher-{trial}")).start().await?;
         until(format!("trial {trial} to be on record"), MOVE_WITHIN, async || {
             let trials = self.scenario.count(TRIALS).await?;
             Ok(Look::holds(trials == trial, || format!("{trials} are")))
         })
         .await?;
-        dispatcher.kill()?;
+        end(&mut dispatcher).await?;
         blocking.rollback().await?;
         Ok(())
     }

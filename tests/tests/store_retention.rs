@@ -33,6 +33,7 @@ async fn prune(db: &Db, policy: RetentionPolicy) -> PruneReport {
         sum.sessions += round.sessions;
         sum.audit += round.audit;
         sum.replicas += round.replicas;
+        sum.trials += round.trials;
         if !round.more {
             return sum;
         }
@@ -299,4 +300,16 @@ async fn two_replicas_that_prune_at_the_same_time_delete_each_row_once() {
     // Rows that one of them skipped because the other had them locked are gone all the same.
     let left: i64 = seed.value("SELECT count(*) FROM dead_letters", &[]).await;
     assert_eq!((one.letters + two.letters, left), (300, 0));
+}
+
+#[tokio::test]
+async fn trials_of_events_are_kept_as_long_as_the_events_and_no_longer() {
+    let database = TestDatabase::new().await;
+    let seed = Seed::new(&database.db);
+    const INSERT: &str = "INSERT INTO event_trials (trial_key, trial_id, replica_id, begun_at) \
+        SELECT sha256(days::text::bytea), gen_random_uuid(), gen_random_uuid(), now() - make_interval(days => days) \
+        FROM unnest($1::integer[]) days";
+    let kept_days = i32::try_from(policy().events.as_secs() / DAY.as_secs()).unwrap();
+    seed.execute(INSERT, &[&vec![1, kept_days - 1, kept_days + 1, 2 * kept_days]]).await;
+    assert_eq!(prune(&database.db, policy()).await.trials, 2);
 }

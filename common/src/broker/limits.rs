@@ -34,3 +34,5 @@ pub const CHANNEL_RENEWED_AFTER_MILLIS: u64 = 1_000;
 pub const CHANNEL_RENEWED_AFTER_MAX_MILLIS: u64 = 60_000;
 /// Most destinations of one channel of which it is kept that they are refused.
 pub const REFUSALS_MAX_COUNT: usize = 256;
+/// Longest time for which nothing is written because a channel is about to be made anew.
+pub const RENEWAL_WAIT_MAX_MILLIS: u64 = 500;

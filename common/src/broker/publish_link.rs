@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::confirms::{ConfirmBook, Confirmed, PublishNo, Returned, Verdict};
 use super::fault::{Fault, code};
 use super::headers::HeaderValue;
-use super::limits::BROKER_TEXT_MAX_BYTES;
+use super::limits::{BROKER_TEXT_MAX_BYTES, RENEWAL_WAIT_MAX_MILLIS};
 use super::message::{Outgoing, from_library, to_library};
 use super::publisher::{LostReason, PublishOutcome, Request};
 use super::reconnect::Reconnect;
@@ -30,7 +30,7 @@ use super::refusals::Refusals;
 use super::session::{Session, SessionEvent, SessionEvents};
 use super::settings::BrokerConfig;
 use super::state::{ConnectionState, StateSender};
-use crate::guard::catch_panic;
+use crate::guard::{catch_panic, spawn_guarded};
 use crate::text::bounded;
 
 /// The header by which a returned message is recognised; receivers ignore it.
@@ -161,14 +161,17 @@ impl PublishLink {
         Ok(())
     }
 
-    /// Goes on with a new channel of the same connection, because this one is refused what another may not be (see [`Refusals`]). Nothing
-    /// is written until what is in flight is answered: no message loses its answer by this, and their order stays.
+    /// Goes on with a new channel of the same connection, because this one is refused what another may not be (see [`Refusals`]). What is
+    /// in flight is answered first, so no message loses its answer and their order stays; where that takes long, because another queue
+    /// does not answer, or the broker blocks the connection meanwhile, everything goes on as before and it is tried again later.
     async fn renew(
         &mut self,
         session: &Session,
         flight: &mut Flight,
         events: &mut SessionEvents,
     ) -> Result<(), Fault> {
+        let refused = flight.refusals.renewal();
+        let give_up_at = Instant::now() + Duration::from_millis(RENEWAL_WAIT_MAX_MILLIS);
         while !flight.answers.is_empty() {
             let due = flight.confirm_due();
             tokio::select! {
@@ -176,18 +179,37 @@ impl PublishLink {
                 event = events.next() => self.hear(event, flight)?,
                 batch = Answers(&mut flight.answers) => flight.settle(batch)?,
                 () = sleep_until(due), if due.is_some() => return Err(flight.overdue(self.role)),
+                () = tokio::time::sleep_until(give_up_at) => return Ok(()),
             }
         }
-        let refused = flight.refusals.renewed();
+        let opening = confirming_channel(session);
+        tokio::pin!(opening);
+        let fresh = loop {
+            if flight.clock.reads_since.is_none() {
+                return Ok(());
+            }
+            tokio::select! {
+                biased;
+                event = events.next() => self.hear(event, flight)?,
+                fresh = &mut opening => break fresh?,
+            }
+        };
         metrics::counter!("switchyard_broker_channels_renewed_total", "role" => self.role).increment(1);
         tracing::warn!(
             role = self.role,
             ?refused,
             "the broker refuses publishes: a new channel is opened, which helps when a queue has a new leader and not when it is full"
         );
-        let fresh = confirming_channel(session).await?;
         let stale = std::mem::replace(&mut flight.channel, fresh);
-        session.request(stale.close(CLOSED_IN_ORDER, "made anew".into())).await
+        let session = session.clone();
+        // Nobody waits for the old one: it may be what does not answer.
+        drop(spawn_guarded("stale-channel", async move {
+            let closing = session.request(stale.close(CLOSED_IN_ORDER, "made anew".into()));
+            if let Err(fault) = closing.await {
+                tracing::debug!(%fault, "a channel that was made anew did not close");
+            }
+        }));
+        Ok(())
     }
 }
 
@@ -411,6 +433,8 @@ fn answer_to(channel: Channel, no: PublishNo, message: &Outgoing) -> Answer {
     let body = message.body().to_vec();
     Box::pin(async move {
         let written = channel.basic_publish(exchange, routing_key, options, &body, properties).await;
+        // The library has its own copy; the confirm may be long in coming.
+        drop(body);
         let answered = match written {
             Ok(confirm) => confirm.await,
             Err(error) => Err(error),

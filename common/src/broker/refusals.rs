@@ -5,7 +5,7 @@
 //! leader for long (seen with 3.10.8). A new channel finds the new leader. A queue that is full refuses in the same way, and there a
 //! new channel changes nothing: so the wait for the next one doubles until something is taken again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -22,12 +22,14 @@ const WAIT_INITIAL: Duration = Duration::from_millis(CHANNEL_RENEWED_AFTER_MILLI
 pub(super) struct Refusals {
     /// Exchange and routing key, with the time of the first refusal on this channel.
     since: BTreeMap<(String, String), Instant>,
+    /// What a new channel was to help.
+    hoped: BTreeSet<(String, String)>,
     wait: Duration,
 }
 
 impl Default for Refusals {
     fn default() -> Self {
-        Self { since: BTreeMap::new(), wait: WAIT_INITIAL }
+        Self { since: BTreeMap::new(), hoped: BTreeSet::new(), wait: WAIT_INITIAL }
     }
 }
 
@@ -42,10 +44,11 @@ impl Refusals {
     /// The broker has taken a publish. Where it refused one before, the queue was full and is no longer, or the new channel has helped.
     pub(super) fn taken(&mut self, exchange: &str, routing_key: &str) {
         // The usual case costs nothing.
-        if self.since.is_empty() {
+        if self.since.is_empty() && self.hoped.is_empty() {
             return;
         }
-        if self.since.remove(&(exchange.to_owned(), routing_key.to_owned())).is_some() {
+        let destination = (exchange.to_owned(), routing_key.to_owned());
+        if self.since.remove(&destination).is_some() | self.hoped.remove(&destination) {
             self.wait = WAIT_INITIAL;
         }
     }
@@ -55,10 +58,12 @@ impl Refusals {
         self.since.values().min().map(|first| *first + self.wait)
     }
 
-    /// The channel was made anew; what was refused has a chance again. Returns it, for whoever says so.
-    pub(super) fn renewed(&mut self) -> Vec<(String, String)> {
+    /// The channel is made anew; what was refused has a chance again. Returns it, for whoever says so.
+    pub(super) fn renewal(&mut self) -> Vec<(String, String)> {
         self.wait = (self.wait * 2).min(WAIT_MAX);
-        std::mem::take(&mut self.since).into_keys().collect()
+        let refused: Vec<(String, String)> = std::mem::take(&mut self.since).into_keys().collect();
+        self.hoped = refused.iter().cloned().collect();
+        refused
     }
 }
 
@@ -73,7 +78,7 @@ mod tests {
         refusals.refused("x", "k", now);
         refusals.refused("x", "k", now + WAIT_INITIAL / 2);
         assert_eq!(refusals.renewal_due(), Some(now + WAIT_INITIAL));
-        assert_eq!(refusals.renewed(), [("x".to_owned(), "k".to_owned())]);
+        assert_eq!(refusals.renewal(), [("x".to_owned(), "k".to_owned())]);
         assert_eq!(refusals.renewal_due(), None);
     }
 
@@ -94,10 +99,21 @@ mod tests {
         for _ in 0..9 {
             refusals.refused("x", "k", now);
             waits.push(refusals.renewal_due().unwrap().duration_since(now).as_secs());
-            refusals.renewed();
+            refusals.renewal();
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        // The queue has room again, on the newest channel.
+        refusals.taken("x", "k");
         refusals.refused("x", "k", now);
+        assert_eq!(refusals.renewal_due(), Some(now + WAIT_INITIAL));
+    }
+
+    #[test]
+    fn a_new_channel_that_has_helped_makes_the_next_one_come_as_soon_as_the_first() {
+        let (mut refusals, now) = (Refusals::default(), Instant::now());
+        refusals.refused("x", "k", now);
+        refusals.renewal();
+        refusals.taken("x", "other");
         refusals.taken("x", "k");
         refusals.refused("x", "k", now);
         assert_eq!(refusals.renewal_due(), Some(now + WAIT_INITIAL));
@@ -109,6 +125,6 @@ mod tests {
         for number in 0..=REFUSALS_MAX_COUNT {
             refusals.refused("x", &number.to_string(), now);
         }
-        assert_eq!(refusals.renewed().len(), REFUSALS_MAX_COUNT);
+        assert_eq!(refusals.renewal().len(), REFUSALS_MAX_COUNT);
     }
 }

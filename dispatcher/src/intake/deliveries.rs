@@ -2,15 +2,15 @@
 //!
 //! The broker counts a delivery of every event that a dispatcher had in hand when it died, and of every one that was in hand when a
 //! connection broke: up to the whole prefetch at a time, of which at most one is to blame. So an event that came back often is handled
-//! alone, and that this was begun is committed first: a **trial**, forgotten when it has ended, however it ended. Only a dispatcher that
-//! died in the middle leaves one behind. An event is poison when it came back too often *and* trials of its own were left behind;
-//! whatever else it was in hand with, its innocence is not decided by how often others died.
+//! alone, and that this was begun is committed first: a **trial**, forgotten when it has ended, however it ended, and at the orderly end of
+//! the dispatcher. A trial counts against its event when the dispatcher that began it is gone: it died in the middle, of the event or of
+//! something else. An event is poison when it came back too often *and* several of its own trials were left behind so.
 
 /// An event that was delivered this often is handled alone.
 pub const ALONE_FROM_DELIVERIES: u64 = 3;
 /// An event that was delivered this often may be poison.
 pub const POISON_FROM_DELIVERIES: u64 = 10;
-/// With so many trials that did not end, it is.
+/// With so many trials that were left behind, it is.
 pub const POISON_FROM_TRIALS: u32 = 3;
 
 /// Whether an event is handled in a transaction of its own, after the others: whoever had it before may have died of it.
@@ -19,10 +19,16 @@ pub fn is_alone(deliveries: u64) -> bool {
     deliveries >= ALONE_FROM_DELIVERIES
 }
 
-/// Whether an event is not handled any more, but recorded and refused. `trials` are those that did not end.
+/// Whether an event came back so often that something must be wrong, with it or with what surrounds it.
+#[must_use]
+pub fn may_be_poison(deliveries: u64) -> bool {
+    deliveries >= POISON_FROM_DELIVERIES
+}
+
+/// Whether an event is not handled any more, but recorded and refused. `trials` are those that were left behind.
 #[must_use]
 pub fn is_poison(deliveries: u64, trials: u32) -> bool {
-    deliveries >= POISON_FROM_DELIVERIES && trials >= POISON_FROM_TRIALS
+    may_be_poison(deliveries) && trials >= POISON_FROM_TRIALS
 }
 
 /// The order in which events are handled alone: those with the fewest trials first, so that all that can be handled are before the one

@@ -23,14 +23,14 @@ use uuid::Uuid;
 use super::admit::admit;
 use super::answer;
 use super::command::{Admitted, Rejection, Verdict};
-use super::deliveries::{in_turn, is_alone, is_poison};
+use super::deliveries::{in_turn, is_alone, is_poison, may_be_poison};
 use super::trials::Trials;
 use crate::context::Context;
 use crate::dead_letters::event_ids::EventIds;
 use crate::dead_letters::kept::fingerprint;
 use crate::settle::put_back::PutBack;
 use crate::store::StoreError;
-use crate::store::intake::{IntakeRules, Stored, store};
+use crate::store::intake::{IntakeRules, Stored, store_tried};
 use crate::store::letters::{About, EventLetter, record_event};
 
 /// Events that the broker hands out ahead of their acks, in messages.
@@ -53,12 +53,14 @@ struct Event {
     since: Instant,
     /// Parsed and resolved, or why not; none until it is read: one that came back again and again may kill whoever reads it.
     admitted: Option<Result<Admitted, Rejection>>,
+    /// What its trials are known by, once it was handled alone: this process has survived that, or is in the middle of it.
+    trial: Option<Digest>,
 }
 
 impl Event {
     fn new(incoming: Incoming) -> Self {
         let Incoming { message, acker, .. } = incoming;
-        Self { message, acker, since: Instant::now(), admitted: None }
+        Self { message, acker, since: Instant::now(), admitted: None, trial: None }
     }
 
     fn deliveries(&self) -> u64 {
@@ -127,7 +129,7 @@ impl Intake {
     /// Handles what has arrived: together, but for what came back again and again (protocol D4).
     async fn handle(&mut self, batch: Vec<Event>, shutdown: &Shutdown) {
         let (alone, together): (Vec<Event>, Vec<Event>) =
-            batch.into_iter().partition(|event| is_alone(event.deliveries()));
+            batch.into_iter().partition(|event| event.trial.is_none() && is_alone(event.deliveries()));
         self.handle_together(together, shutdown).await;
         if !alone.is_empty() {
             self.handle_alone(alone, shutdown).await;
@@ -141,18 +143,34 @@ impl Intake {
             alone.into_iter().map(|event| (fingerprint(&event.message), event)).collect();
         let keys: Vec<Digest> = keyed.iter().map(|(key, _)| key.clone()).collect();
         let trials = Trials::new(self.context.db.clone(), shutdown);
-        let Some(unended) = trials.unended(&keys).await else { return };
-        let trials_of = |key: &Digest| unended.get(key).copied().unwrap_or_default();
-        for (key, event) in in_turn(keyed, |(key, _)| trials_of(key)) {
-            let (deliveries, died) = (event.deliveries(), trials_of(&key));
+        let Some(left) = trials.left_behind(&keys).await else { return };
+        let left_of = |key: &Digest| left.get(key).copied().unwrap_or_default();
+        for (key, mut event) in in_turn(keyed, |(key, _)| left_of(key)) {
+            if shutdown.is_requested() {
+                return;
+            }
+            let deliveries = event.deliveries();
+            // Asked again: another replica may have come to the end of it since.
+            let Some(left) = trials.left_behind(std::slice::from_ref(&key)).await else { return };
+            let died = left.get(&key).copied().unwrap_or_default();
             if is_poison(deliveries, died) {
                 // Its trials are kept: should the nack be lost, it must not be tried again.
                 self.reject(event, poison(deliveries, died), shutdown).await;
                 continue;
             }
+            if may_be_poison(deliveries) {
+                metrics::counter!("switchyard_events_returning_total").increment(1);
+                tracing::error!(
+                    deliveries,
+                    died,
+                    routing_key = event.message.routing_key,
+                    "an event comes back again and again; it is poison when dispatchers die of it"
+                );
+            }
             if trials.begin(&key).await.is_none() {
                 return;
             }
+            event.trial = Some(key.clone());
             self.handle_together(vec![event], shutdown).await;
             if trials.end(&key).await.is_none() {
                 return;
@@ -206,9 +224,13 @@ impl Intake {
     async fn store(&self, good: &[Event], shutdown: &Shutdown) -> Option<Result<Stored, StoreError>> {
         let admitted: Vec<Admitted> = good.iter().filter_map(|event| event.admitted.clone()?.ok()).collect();
         let rules = IntakeRules { allow_new_pools: self.context.config.allow_new_pools };
+        let trial = match good {
+            [alone] => alone.trial.as_ref(),
+            _ => None,
+        };
         let mut told = false;
         loop {
-            let stored = catch_panic(store(&self.context.db, &admitted, rules)).await;
+            let stored = catch_panic(store_tried(&self.context.db, &admitted, rules, trial)).await;
             let stored = stored.unwrap_or_else(|panic| Err(StoreError::Panicked(panic.to_string())));
             match stored {
                 // What is wrong with the database or the program is not the event's fault: it waits, however long that takes.

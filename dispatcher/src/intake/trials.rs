@@ -2,29 +2,34 @@
 //! the event. Nothing is answered once shutdown was asked for.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use switchyard_common::contract::ids::Digest;
 use switchyard_common::shutdown::Shutdown;
+use uuid::Uuid;
 
 use super::run::STORE_WAIT;
+use crate::route::decide::REPLICA_STALE_AFTER;
 use crate::store::{Db, StoreError, trials};
 
 /// The trials of the events in hand.
 pub(super) struct Trials<'a> {
     db: Db,
     shutdown: &'a Shutdown,
+    /// That the database does not answer was said.
+    told: AtomicBool,
 }
 
 impl<'a> Trials<'a> {
     pub(super) const fn new(db: Db, shutdown: &'a Shutdown) -> Self {
-        Self { db, shutdown }
+        Self { db, shutdown, told: AtomicBool::new(false) }
     }
 
-    /// How many trials of each event did not end; those without any are left out.
-    pub(super) async fn unended(&self, keys: &[Digest]) -> Option<HashMap<Digest, u32>> {
+    /// How many trials of each event were left behind by replicas that are gone; those without any are left out.
+    pub(super) async fn left_behind(&self, keys: &[Digest]) -> Option<HashMap<Digest, u32>> {
         loop {
-            match trials::unended(&self.db, keys).await {
-                Ok(unended) => return Some(unended),
+            match trials::left_behind(&self.db, keys, REPLICA_STALE_AFTER).await {
+                Ok(left) => return Some(left),
                 Err(error) => self.wait(&error).await?,
             }
         }
@@ -32,7 +37,8 @@ impl<'a> Trials<'a> {
 
     /// A trial begins: committed when this returns.
     pub(super) async fn begin(&self, key: &Digest) -> Option<()> {
-        while let Err(error) = trials::begin(&self.db, key).await {
+        let trial = Uuid::new_v4();
+        while let Err(error) = trials::begin(&self.db, key, trial).await {
             self.wait(&error).await?;
         }
         Some(())
@@ -48,7 +54,13 @@ impl<'a> Trials<'a> {
 
     async fn wait(&self, error: &StoreError) -> Option<()> {
         metrics::counter!("switchyard_store_waits_total", "part" => "intake").increment(1);
-        tracing::warn!(%error, "intake waits for the database before it handles an event alone");
+        if !self.told.swap(true, Ordering::Relaxed) {
+            if error.is_transient() {
+                tracing::warn!(%error, "intake waits for the database before it handles an event alone");
+            } else {
+                tracing::error!(%error, "intake cannot handle an event alone, and tries again until it can");
+            }
+        }
         self.shutdown.sleep(STORE_WAIT).await.then_some(())
     }
 }

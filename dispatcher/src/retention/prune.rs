@@ -68,7 +68,7 @@ impl Pruner {
         report.audit = delete_audit(&self.db, self.policy.audit, ROWS_MAX_COUNT).await?;
         report.replicas = delete_replicas(&self.db, self.policy.replicas, ROWS_MAX_COUNT).await?;
         report.trials = trials::delete_old(&self.db, self.policy.events, ROWS_MAX_COUNT).await?;
-        report.more |= report.audit.cast_signed() == ROWS_MAX_COUNT;
+        report.more |= [report.audit, report.trials].map(u64::cast_signed).contains(&ROWS_MAX_COUNT);
         Ok(report)
     }
 

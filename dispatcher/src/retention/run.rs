@@ -32,6 +32,7 @@ pub async fn run(context: Context, shutdown: Shutdown) {
                         letters = report.letters,
                         events = report.events,
                         audit = report.audit,
+                        trials = report.trials,
                         "pruned"
                     );
                 }

@@ -63,7 +63,13 @@ impl Router {
                 }
             }
         }
-        for slice in slices(turns, |turn| turn.content.input_bytes()) {
+        // What has no inputs waits for nobody's memory.
+        let (light, heavy): (Vec<Turn>, Vec<Turn>) =
+            turns.into_iter().partition(|turn| turn.content.input_bytes() == 0);
+        if !light.is_empty() {
+            self.publish_slice(light, &mut end).await;
+        }
+        for slice in slices(heavy, |turn| turn.content.input_bytes()) {
             self.publish_slice(slice, &mut end).await;
         }
         end
@@ -71,12 +77,13 @@ impl Router {
 
     async fn publish_slice(&self, slice: Vec<Turn>, end: &mut BatchEnd) {
         let bytes = slice.iter().map(|turn| turn.content.input_bytes()).fold(0, u64::saturating_add);
-        let _until_it_is_published = self.inputs.take(bytes).await;
+        let budget = self.inputs.take(bytes).await;
         let mut prepared = self.prepare(slice).await;
         if prepared.is_late(Instant::now()) {
             prepared = self.renewed(prepared, end).await;
         }
         let outcomes = self.publisher.publish_settled(prepared.outgoing, prepared.write_by).await;
+        drop(budget);
         let returned = sort_out(prepared.spans, outcomes, end);
         self.tell_returned(&returned).await;
     }

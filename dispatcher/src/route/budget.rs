@@ -5,7 +5,8 @@ use std::sync::Arc;
 use switchyard_common::contract::limits::ARTIFACTS_TOTAL_MAX_BYTES;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Most bytes of inputs that one replica has in memory: those of four assignments at their limit. As text in messages they are a third more.
+/// Most bytes of inputs that one replica reads and publishes at the same time: those of four assignments at their limit. Until they are
+/// confirmed they are in memory as text, a third more, and while they are written a few times over.
 pub const INPUTS_IN_HAND_MAX_BYTES: usize = 4 * ARTIFACTS_TOTAL_MAX_BYTES;
 /// What is counted, since a semaphore counts less than bytes.
 const UNIT_BYTES: usize = 1024;

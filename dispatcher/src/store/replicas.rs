@@ -73,7 +73,8 @@ pub async fn forget_replicas(db: &Db, gone: &[Uuid]) -> Result<(), StoreError> {
 /// Takes this replica's row away at its orderly end, so that others take over at once. Rows of others stay, however old: one that is
 /// silent may still have outcomes in hand, unacked, and only the broker knows (see [`forget_replicas`]).
 pub async fn replica_ends(db: &Db) -> Result<(), StoreError> {
-    const SQL: &str = "DELETE FROM replicas WHERE replica_id = $1";
+    // Trials of events that it did not come to the end of are no deaths (protocol D4).
+    const SQL: &str = "WITH trials AS (DELETE FROM event_trials WHERE replica_id = $1) DELETE FROM replicas WHERE replica_id = $1";
     let connection = db.connection().await?;
     connection.execute(SQL, &[&db.replica]).await?;
     Ok(())

@@ -95,8 +95,6 @@ pub struct Replica {
     pub(super) judge: Judge,
     pub(super) settled: Settled,
     pub(super) held: Vec<Held>,
-    /// The event that it handles alone, while that has not ended.
-    pub(super) trial: Option<EventKey>,
     pub(super) beats: Vec<Beat>,
     flush_planned: bool,
     pass_planned: bool,
@@ -134,7 +132,6 @@ impl Replica {
             judge: Judge::new(Duration::from_millis(LOST_AFTER_MS)),
             settled: Settled::default(),
             held: Vec::new(),
-            trial: None,
             beats: Vec::new(),
             flush_planned: false,
             pass_planned: false,
@@ -384,7 +381,6 @@ impl World {
         }
         let one = &mut self.replicas[replica];
         one.life += 1;
-        one.trial = None;
         one.state = State::Down;
         let life = one.life;
         let down = if self.calm { 500 } else { self.dice.between(200, DOWN_MAX_MS) };

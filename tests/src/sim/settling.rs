@@ -15,6 +15,7 @@ use switchyard_dispatcher::intake::command::{Admitted, Rejection, Verdict};
 use switchyard_dispatcher::intake::deliveries::{in_turn, is_alone, is_poison};
 use switchyard_dispatcher::presence::beat::{Beat, newest};
 use switchyard_dispatcher::presence::sessions;
+use switchyard_dispatcher::route::decide::REPLICA_STALE_AFTER;
 use switchyard_dispatcher::settle::manifest::{Verified, verify};
 use switchyard_dispatcher::settle::outcome::{admitted, manifest};
 use switchyard_dispatcher::store::{Applied, Named};
@@ -109,7 +110,7 @@ impl World {
                 matters.entry(matter(&held.message)).or_default().push(held);
             }
         }
-        let (now, later) = self.now_and_later(matters.remove(&Matter::Event).unwrap_or_default());
+        let (now, later) = self.now_and_later(replica, matters.remove(&Matter::Event).unwrap_or_default());
         matters.insert(Matter::Event, now);
         self.replicas[replica].held.extend(later);
         for (matter, held) in matters {
@@ -126,7 +127,7 @@ impl World {
 
     fn deal(&mut self, replica: usize, matter: Matter, held: Vec<Held>) {
         self.begin_trial(replica, &held);
-        if held.iter().any(|held| self.is_deadly(&held.message)) {
+        if held.iter().any(|held| self.is_deadly(replica, &held.message)) {
             self.log(|| format!("replica {replica} dies of an event"));
             self.crash_replica(replica);
             return;
@@ -144,14 +145,15 @@ impl World {
         self.applied(&applied);
         let is_told = self.commit_is_told();
         let changed = applied.iter().any(|applied| applied.after().is_some());
+        if is_told && matter == Matter::Event && !held.iter().any(|one| self.is_poison(replica, &one.message))
+        {
+            self.end_trial(&held);
+        }
         let (waiting, done): (Vec<Held>, Vec<Held>) =
             held.into_iter().partition(|held| !is_told || waits.contains(&held.tag));
         self.replicas[replica].held.extend(waiting);
         if !is_told {
             return;
-        }
-        if matter == Matter::Event {
-            self.end_trial(replica);
         }
         let mut actions = self.orders(&applied);
         let refused: BTreeSet<Tag> = follow.iter().filter_map(refused_tag).collect();
@@ -175,7 +177,7 @@ impl World {
         let (mut applied, mut waits) = (Vec::new(), BTreeSet::new());
         for one in held {
             let Body::Event(event) = &one.message.body else { continue };
-            if self.is_poison(&one.message) {
+            if self.is_poison(replica, &one.message) {
                 let rejection = Rejection::new(FailureKind::Poison, "it came back too often", "look at it");
                 self.reject(one, event, &rejection, follow);
                 continue;
@@ -184,6 +186,8 @@ impl World {
             applied.extend(outcomes);
             match verdict {
                 Verdict::Accepted(answer) => {
+                    // In the same transaction: what has taken effect is never poison.
+                    self.store.trials.remove(&event.key);
                     self.decide(event, Answer::Accepted(answer), follow);
                 }
                 Verdict::Hold(_) if now < one.since + HELD_MAX_MS => drop(waits.insert(one.tag)),
@@ -343,10 +347,10 @@ impl World {
 /// What an event must not do to the others in hand (protocol D4).
 impl World {
     /// Of the events in hand, those that are handled now, in one transaction; the others have theirs when these are acked.
-    fn now_and_later(&self, held: Vec<Held>) -> (Vec<Held>, Vec<Held>) {
+    fn now_and_later(&self, replica: usize, held: Vec<Held>) -> (Vec<Held>, Vec<Held>) {
         let (alone, together): (Vec<Held>, Vec<Held>) =
             held.into_iter().partition(|held| is_alone(held.message.deliveries));
-        let mut later = in_turn(alone, |held| self.trials(&held.message));
+        let mut later = in_turn(alone, |held| self.left_behind(replica, &held.message));
         if together.is_empty() && !later.is_empty() {
             let first = later.remove(0);
             return (vec![first], later);
@@ -354,39 +358,43 @@ impl World {
         (together, later)
     }
 
-    /// Committed before the event is handled. A process that tries again because its database did not answer is still in the same trial.
+    /// Committed before the event is handled.
     fn begin_trial(&mut self, replica: usize, held: &[Held]) {
         let [Held { message, .. }] = held else { return };
         let Body::Event(event) = &message.body else { return };
-        if message.died_in.is_some() || !is_alone(message.deliveries) || self.is_poison(message) {
-            return;
-        }
-        if self.replicas[replica].trial.as_ref() != Some(&event.key) {
-            self.end_trial(replica);
-            *self.store.trials.entry(event.key.clone()).or_default() += 1;
-            self.replicas[replica].trial = Some(event.key.clone());
+        let is_tried =
+            message.died_in.is_none() && is_alone(message.deliveries) && !self.is_poison(replica, message);
+        if is_tried {
+            let number = self.replicas[replica].number;
+            self.store.trials.entry(event.key.clone()).or_default().insert(number);
         }
     }
 
-    fn end_trial(&mut self, replica: usize) {
-        if let Some(key) = self.replicas[replica].trial.take() {
-            self.store.trials.remove(&key);
-        }
+    fn end_trial(&mut self, held: &[Held]) {
+        let [Held { message: Message { body: Body::Event(event), .. }, .. }] = held else { return };
+        self.store.trials.remove(&event.key);
     }
 
-    fn trials(&self, message: &Message) -> u32 {
+    /// Trials of an event that were begun by other processes which give no sign of life.
+    fn left_behind(&self, replica: usize, message: &Message) -> u32 {
         let Body::Event(event) = &message.body else { return 0 };
-        self.store.trials.get(&event.key).copied().unwrap_or_default()
+        let (own, now) = (self.replicas[replica].number, self.now());
+        let is_stale = |number: &usize| {
+            let beat = self.store.replicas.get(number);
+            beat.is_none_or(|at| Duration::from_millis(now - *at) > REPLICA_STALE_AFTER)
+        };
+        let begun = self.store.trials.get(&event.key).into_iter().flatten();
+        begun.filter(|number| **number != own && is_stale(number)).fold(0, |count, _| count + 1)
     }
 
-    fn is_poison(&self, message: &Message) -> bool {
-        is_poison(message.deliveries, self.trials(message))
+    fn is_poison(&self, replica: usize, message: &Message) -> bool {
+        is_poison(message.deliveries, self.left_behind(replica, message))
     }
 
     /// Whether whoever handles a message dies of it.
-    fn is_deadly(&self, message: &Message) -> bool {
+    fn is_deadly(&self, replica: usize, message: &Message) -> bool {
         let Body::Event(event) = &message.body else { return false };
-        message.died_in.is_none() && event.key.source == DEADLY_SOURCE && !self.is_poison(message)
+        message.died_in.is_none() && event.key.source == DEADLY_SOURCE && !self.is_poison(replica, message)
     }
 }
 

@@ -12,10 +12,11 @@ pub use ask::answer_to_act;
 
 use std::collections::BTreeSet;
 
-use switchyard_common::contract::ids::PoolId;
+use switchyard_common::contract::ids::{Digest, PoolId};
 
 use super::db::{Db, Transaction};
 use super::error::StoreError;
+use super::trials;
 use crate::intake::command::{Admitted, Command, EventKey, Verdict};
 
 /// What a batch of events has done.
@@ -36,12 +37,27 @@ pub struct IntakeRules {
 
 /// Stores `events` in one transaction. After it, the caller acks and answers.
 pub async fn store(db: &Db, events: &[Admitted], rules: IntakeRules) -> Result<Stored, StoreError> {
+    store_tried(db, events, rules, None).await
+}
+
+/// The same; with the effect of an event that is handled alone, its trials are forgotten (protocol D4).
+pub async fn store_tried(
+    db: &Db,
+    events: &[Admitted],
+    rules: IntakeRules,
+    trial: Option<&Digest>,
+) -> Result<Stored, StoreError> {
     if events.is_empty() {
         return Ok(Stored::default());
     }
-    db.transaction(
-        |transaction| async move { Batch::new(db, &transaction, events, rules).await?.run().await },
-    )
+    db.transaction(|transaction| async move {
+        let stored = Batch::new(db, &transaction, events, rules).await?.run().await?;
+        let has_effect = |verdict: &Verdict| matches!(verdict, Verdict::Accepted(_));
+        if let Some(key) = trial.filter(|_| stored.verdicts.iter().all(has_effect)) {
+            trials::end_with_effect(&transaction, key).await?;
+        }
+        Ok(stored)
+    })
     .await
 }
 

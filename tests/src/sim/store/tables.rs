@@ -111,8 +111,8 @@ pub struct Store {
     /// Every session ever seen.
     pub sessions: BTreeMap<SessionId, SessionRow>,
     pub(super) events: BTreeMap<EventId, Accepted>,
-    /// Trials of events that did not end.
-    pub trials: BTreeMap<EventKey, u32>,
+    /// Trials of events that did not end: which replica is in the middle of one, or was.
+    pub trials: BTreeMap<EventKey, BTreeSet<usize>>,
     /// Tasks by id.
     pub tasks: BTreeMap<TaskId, TaskRow>,
     /// Attempts by task and number.
