@@ -44,7 +44,9 @@ impl World {
 
     /// Consumes its own queue, unless it takes no more.
     pub(super) fn agent_consumes(&mut self, agent: usize, conn: ConnId) {
-        if self.agents[agent].consume != Some(conn) {
+        // One that the broker has closed cannot consume; what is left of it comes with its end.
+        let closed = self.wires.get(conn).is_none_or(|one| one.closed_at_broker);
+        if self.agents[agent].consume != Some(conn) || closed {
             return;
         }
         let id = self.agents[agent].id.clone();
