@@ -108,9 +108,12 @@ async fn refusals_before_it_is_taken(scenario: &Scenario, publisher: &Publisher)
     until("the broker to take a publish", TAKEN_WITHIN, async || {
         match publisher.publish(scenario.plan(0, &json!({}))?).await {
             PublishOutcome::Acked => Ok(Look::There(())),
-            outcome => {
-                refused += usize::from(outcome == PublishOutcome::Nacked);
-                Ok(Look::NotYet(format!("{outcome:?}, refused {refused} times")))
+            PublishOutcome::Nacked => {
+                refused += 1;
+                Ok(Look::NotYet(format!("refused {refused} times")))
+            }
+            other @ (PublishOutcome::Returned { .. } | PublishOutcome::Lost(_)) => {
+                Ok(Look::NotYet(format!("{other:?}")))
             }
         }
     })
