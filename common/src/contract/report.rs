@@ -271,6 +271,9 @@ pub enum NotStarted {
     Inputs,
     /// The agent does not offer that handler.
     NoHandler,
+    /// The attempt has ended, and what came of it was reported and confirmed; but it never arrived, and is no longer kept. The dispatcher
+    /// takes it as lost: the agent is asked again until there is an answer, and this is the only one left.
+    OutcomeForgotten,
 }
 
 /// A part of an artifact, with the claim of the attempt that leaves it.

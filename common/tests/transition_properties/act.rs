@@ -95,9 +95,17 @@ fn mostly_honest() -> BoxedStrategy<Flaw> {
 }
 
 fn end() -> BoxedStrategy<End> {
-    use NotStarted::{Draining, Inputs, NoGo, NoHandler, OtherSession, Revoked, Silence};
-    let not_started =
-        prop::sample::select(vec![OtherSession, Draining, Revoked, NoGo, Silence, Inputs, NoHandler]);
+    use NotStarted::{Draining, Inputs, NoGo, NoHandler, OtherSession, OutcomeForgotten, Revoked, Silence};
+    let not_started = prop::sample::select(vec![
+        OtherSession,
+        Draining,
+        Revoked,
+        NoGo,
+        Silence,
+        Inputs,
+        NoHandler,
+        OutcomeForgotten,
+    ]);
     let stopped = prop::sample::select(vec![StoppedBy::Dispatcher, StoppedBy::Drain, StoppedBy::Silence]);
     prop_oneof![
         4 => (prop::bool::weighted(0.8), any::<bool>())

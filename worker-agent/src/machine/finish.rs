@@ -190,7 +190,8 @@ fn reported_end(end: HandlerEnd, stop: Option<StoppedBy>) -> (OutcomeEnd, BTreeM
     }
 }
 
-fn not_started(claim: Claim, now: Now, reason: NotStarted) -> Arc<Outcome> {
+/// The outcome of an attempt of which nothing else can be said.
+pub(super) fn not_started(claim: Claim, now: Now, reason: NotStarted) -> Arc<Outcome> {
     let end = OutcomeEnd::NotStarted { reason };
     Arc::new(Outcome { claim, started_at: None, ended_at: now.wall, log_lines: 0, end })
 }

@@ -192,6 +192,7 @@ const fn refusal(reason: NotStarted) -> &'static str {
         NotStarted::Silence => "the agent could not be heard for too long",
         NotStarted::Inputs => "its input artifacts did not arrive, or are not what was approved",
         NotStarted::NoHandler => "the agent does not offer its handler",
+        NotStarted::OutcomeForgotten => "it has ended, and its outcome is no longer kept",
     }
 }
 

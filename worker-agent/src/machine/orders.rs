@@ -7,6 +7,7 @@ use switchyard_common::contract::report::{Claim, NotStarted, StoppedBy};
 
 use super::attempt_id::AttemptId;
 use super::core::Machine;
+use super::finish::not_started;
 use super::hand::Stage;
 use super::message::{Body, Effect};
 use super::note::What;
@@ -50,7 +51,11 @@ impl Machine {
                     self.publish(Body::Outcome(outcome), None);
                     self.note_key(claim.key(), None, What::OutcomeAgain);
                 }
-                None => self.note_key(claim.key(), None, What::OutcomeForgotten),
+                None => {
+                    // It was confirmed long ago and never arrived. Silence would leave the dispatcher asking for ever.
+                    self.note_key(claim.key(), None, What::OutcomeForgotten);
+                    self.publish(Body::Outcome(not_started(claim, now, NotStarted::OutcomeForgotten)), None);
+                }
             }
         } else if claim.session == self.session {
             // Everything that this session was given is in hand or a tombstone, so this was never given, and now never will be.

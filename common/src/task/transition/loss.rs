@@ -100,6 +100,9 @@ fn describe(attempt: &Attempt, reason: LossReason) -> String {
         LossReason::Superseded => "started anew, which ended the session that had this attempt",
         LossReason::PoolRevoked => "belongs to a pool whose grant was revoked",
         LossReason::Fenced => "had this attempt before a restore",
+        LossReason::OutcomeLost => {
+            "reported an outcome that the broker confirmed and lost, and keeps it no longer"
+        }
     };
     let then = if attempt.started_at.is_some() {
         "the handler was running"

@@ -70,6 +70,9 @@ fn settle(subject: &Subject, attempt: &Attempt, end: &OutcomeEnd, context: &Cont
         OutcomeEnd::NotStarted { reason: NotStarted::OtherSession } => {
             loss::session_ended(subject, attempt.assignee.session, LossReason::Superseded, context)
         }
+        OutcomeEnd::NotStarted { reason: NotStarted::OutcomeForgotten } => {
+            loss::session_ended(subject, attempt.assignee.session, LossReason::OutcomeLost, context)
+        }
         OutcomeEnd::NotStarted { reason } => not_started(next, attempt, *reason, context),
     }
 }
@@ -210,9 +213,11 @@ fn not_started(mut next: Move, attempt: &Attempt, reason: NotStarted, context: &
         return Decision::changed(charge(next, &failure, context).done()).with_letter(failure, false);
     }
     let delay = match reason {
-        NotStarted::OtherSession | NotStarted::Draining | NotStarted::Revoked | NotStarted::Silence => {
-            Duration::ZERO
-        }
+        NotStarted::OtherSession
+        | NotStarted::Draining
+        | NotStarted::Revoked
+        | NotStarted::Silence
+        | NotStarted::OutcomeForgotten => Duration::ZERO,
         NotStarted::NoGo | NotStarted::Inputs | NotStarted::NoHandler => REFUSED_DELAY,
     };
     Decision::changed(next.requeue(delay, context).done())

@@ -66,6 +66,8 @@ pub enum LossReason {
     PoolRevoked,
     /// The restore epoch was raised (protocol G).
     Fenced,
+    /// Its session lives, but its outcome was lost after the broker had confirmed it, and its agent keeps it no longer.
+    OutcomeLost,
 }
 
 impl LossReason {
@@ -77,6 +79,7 @@ impl LossReason {
             Self::Superseded => "superseded",
             Self::PoolRevoked => "pool_revoked",
             Self::Fenced => "fenced",
+            Self::OutcomeLost => "outcome_lost",
         }
     }
 }

@@ -5,7 +5,8 @@ use switchyard_common::contract::ids::SessionId;
 use switchyard_common::contract::report::{NotStarted, OutcomeEnd, StoppedBy};
 use uuid::Uuid;
 
-use super::rig::{Rig, claim, failed, first_nonce, revoke, succeeded};
+use super::rig::{Rig, claim, failed, first_nonce, revoke, settings, succeeded};
+use crate::machine::limits::OUTCOMES_KEPT_PER_PLACE_COUNT;
 use crate::machine::{HandlerEnd, Input, What};
 
 #[test]
@@ -68,6 +69,30 @@ fn a_revoke_for_a_finished_attempt_is_answered_with_its_outcome() {
         assert_eq!(came.outcomes(), outcome);
         assert_eq!(came.claims(), [claim(&work)]);
         assert!(rig.give(Input::Confirmed(came.outcome_id())).nacks().is_empty());
+    }
+}
+
+#[test]
+fn a_revoke_for_an_attempt_whose_outcome_is_no_longer_kept_is_answered_all_the_same() {
+    let mut rig = Rig::heard();
+    let finish = |rig: &mut Rig, number| {
+        let work = rig.work(number);
+        rig.deliver(&work);
+        let came = rig.end(&work, succeeded());
+        rig.confirm_outcome(&came);
+        work
+    };
+    let work = finish(&mut rig, 1);
+    let kept = u32::from(settings().prefetch()) * u32::try_from(OUTCOMES_KEPT_PER_PLACE_COUNT).unwrap();
+    for number in 2..2 + kept {
+        assert_eq!(rig.order(revoke(&work, false)).outcomes()[0].name(), "succeeded");
+        finish(&mut rig, number);
+    }
+    for _ in 0..2 {
+        let came = rig.order(revoke(&work, false));
+        assert!(came.noted(&What::OutcomeForgotten));
+        assert_eq!(came.outcomes(), [OutcomeEnd::NotStarted { reason: NotStarted::OutcomeForgotten }]);
+        assert_eq!(came.claims(), [claim(&work)]);
     }
 }
 

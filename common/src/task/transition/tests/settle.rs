@@ -179,6 +179,20 @@ fn a_delivery_that_another_session_refuses_is_a_loss_and_no_proof() {
 }
 
 #[test]
+fn an_outcome_that_was_lost_at_the_broker_and_is_no_longer_kept_is_a_loss() {
+    let mut story = Story::apply_running();
+    story.report(not_started(NotStarted::OutcomeForgotten));
+    assert_eq!(story.status(), Status::Uncertain);
+    let mut story = Story::of("plan");
+    story.assign("worker-0");
+    story.confirm();
+    story.report(not_started(NotStarted::OutcomeForgotten));
+    assert_eq!((story.status(), story.task().losses), (Status::Pending, 1));
+    let (_, message) = story.task().failure.clone().unwrap();
+    assert!(message.contains("an outcome that the broker confirmed and lost"), "{message}");
+}
+
+#[test]
 fn a_copy_of_a_settled_outcome_is_benign_and_another_one_is_refused() {
     let mut story = Story::of("plan");
     story.assign("worker-0");
