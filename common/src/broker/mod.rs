@@ -64,6 +64,7 @@ mod consume_link;
 mod consumer;
 mod declare;
 mod fault;
+mod flight;
 pub mod headers;
 pub mod limits;
 mod message;

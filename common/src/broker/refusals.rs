@@ -1,4 +1,4 @@
-//! Destinations that one channel is refused, and when a new channel is worth a try: pure.
+//! Destinations that one channel is refused, and when a new channel is worth a try.
 //!
 //! RabbitMQ keeps, for each channel, which member led a quorum queue when the channel first published to it. When the node of that member
 //! is down, every publish of this channel to the queue is refused (`basic.nack`) until the node is back, although the queue has had a new

@@ -1,9 +1,10 @@
 //! Intake: events in, stored commands and answers out.
 //!
 //! [`admit`](mod@admit) decides what can be decided without a database (pure); [`command`] is what an event asks for then; [`run`] consumes,
-//! stores in batches, acks after the commit; [`answer`] tells the publisher. [`deliveries`] is what to do with what comes back again and again (pure). [`new_task`](mod@new_task) is the birth of a task (pure).
+//! stores in batches, acks after the commit; [`answer`] tells the publisher. `alone` handles what comes back again and again, [`deliveries`] says what that is (pure), `trials` keeps count. [`new_task`](mod@new_task) is the birth of a task (pure).
 
 pub mod admit;
+mod alone;
 pub mod answer;
 pub mod command;
 pub mod deliveries;

@@ -23,11 +23,9 @@ use uuid::Uuid;
 use super::admit::admit;
 use super::answer;
 use super::command::{Admitted, Rejection, Verdict};
-use super::deliveries::{in_turn, is_alone, is_poison, may_be_poison};
-use super::trials::Trials;
+use super::deliveries::is_alone;
 use crate::context::Context;
 use crate::dead_letters::event_ids::EventIds;
-use crate::dead_letters::kept::fingerprint;
 use crate::settle::put_back::PutBack;
 use crate::store::StoreError;
 use crate::store::intake::{IntakeRules, Stored, store_tried};
@@ -47,14 +45,14 @@ const HELD_RETRY: Duration = Duration::from_millis(200);
 pub(super) const STORE_WAIT: Duration = Duration::from_millis(500);
 
 /// One event in hand.
-struct Event {
-    message: Message,
+pub(super) struct Event {
+    pub(super) message: Message,
     acker: Acker,
     since: Instant,
     /// Parsed and resolved, or why not; none until it is read: one that came back again and again may kill whoever reads it.
     admitted: Option<Result<Admitted, Rejection>>,
     /// What its trials are known by, once it was handled alone: this process has survived that, or is in the middle of it.
-    trial: Option<Digest>,
+    pub(super) trial: Option<Digest>,
 }
 
 impl Event {
@@ -63,7 +61,7 @@ impl Event {
         Self { message, acker, since: Instant::now(), admitted: None, trial: None }
     }
 
-    fn deliveries(&self) -> u64 {
+    pub(super) fn deliveries(&self) -> u64 {
         delivery_count(&self.message.properties.headers)
     }
 }
@@ -77,8 +75,8 @@ pub async fn run(context: Context, shutdown: Shutdown) {
     intake.run(shutdown).await;
 }
 
-struct Intake {
-    context: Context,
+pub(super) struct Intake {
+    pub(super) context: Context,
     events: ConsumerStream,
     held: VecDeque<Event>,
     /// Events about a row that this replica cannot read.
@@ -136,50 +134,8 @@ impl Intake {
         }
     }
 
-    /// Each in a trial of its own, which is committed before the event is so much as read, and forgotten when it has ended: what one of
-    /// them does to this process is held against that one alone.
-    async fn handle_alone(&mut self, alone: Vec<Event>, shutdown: &Shutdown) {
-        let keyed: Vec<(Digest, Event)> =
-            alone.into_iter().map(|event| (fingerprint(&event.message), event)).collect();
-        let keys: Vec<Digest> = keyed.iter().map(|(key, _)| key.clone()).collect();
-        let trials = Trials::new(self.context.db.clone(), shutdown);
-        let Some(left) = trials.left_behind(&keys).await else { return };
-        let left_of = |key: &Digest| left.get(key).copied().unwrap_or_default();
-        for (key, mut event) in in_turn(keyed, |(key, _)| left_of(key)) {
-            if shutdown.is_requested() {
-                return;
-            }
-            let deliveries = event.deliveries();
-            // Asked again: another replica may have come to the end of it since.
-            let Some(left) = trials.left_behind(std::slice::from_ref(&key)).await else { return };
-            let died = left.get(&key).copied().unwrap_or_default();
-            if is_poison(deliveries, died) {
-                // Its trials are kept: should the nack be lost, it must not be tried again.
-                self.reject(event, poison(deliveries, died), shutdown).await;
-                continue;
-            }
-            if may_be_poison(deliveries) {
-                metrics::counter!("switchyard_events_returning_total").increment(1);
-                tracing::error!(
-                    deliveries,
-                    died,
-                    routing_key = event.message.routing_key,
-                    "an event comes back again and again; it is poison when dispatchers die of it"
-                );
-            }
-            if trials.begin(&key).await.is_none() {
-                return;
-            }
-            event.trial = Some(key.clone());
-            self.handle_together(vec![event], shutdown).await;
-            if trials.end(&key).await.is_none() {
-                return;
-            }
-        }
-    }
-
     /// Stores a batch; one that fails falls back to one transaction per event, so that a poison row cannot hold the rest.
-    async fn handle_together(&mut self, batch: Vec<Event>, shutdown: &Shutdown) {
+    pub(super) async fn handle_together(&mut self, batch: Vec<Event>, shutdown: &Shutdown) {
         let mut good = Vec::with_capacity(batch.len());
         for mut event in batch {
             let kinds = &self.context.kinds;
@@ -308,7 +264,7 @@ impl Intake {
     }
 
     /// Records the failure, answers, then nacks: in this order, since a nack carries no reason.
-    async fn reject(&self, event: Event, rejection: Rejection, shutdown: &Shutdown) {
+    pub(super) async fn reject(&self, event: Event, rejection: Rejection, shutdown: &Shutdown) {
         let about = about(&event);
         let queue = self.context.namespace.events_queue();
         loop {
@@ -398,17 +354,6 @@ pub fn admit_message(kinds: &Kinds, message: &Message) -> Result<Admitted, Rejec
             "report this as a bug, with the event",
         ))
     })
-}
-
-fn poison(deliveries: u64, trials: u32) -> Rejection {
-    Rejection::new(
-        FailureKind::Poison,
-        format!(
-            "the event was delivered {deliveries} times without being settled, and {trials} times a dispatcher that had begun to \
-             handle it alone ended without a word"
-        ),
-        "look at what the dispatchers logged before they ended, then replay it",
-    )
 }
 
 fn poison_row(error: &StoreError) -> Rejection {
