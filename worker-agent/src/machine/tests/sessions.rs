@@ -134,6 +134,11 @@ fn a_drain_by_order_takes_no_work_but_does_not_end_the_process() {
     let mut rig = Rig::heard();
     let came = rig.order(Order::Drain);
     assert!(came.has(&Effect::StopConsuming) && !came.has(&Effect::Drained));
+    // It was on its way when consuming ended.
+    let (_, late) = rig.deliver(&rig.work(1));
+    assert!(late.started().is_empty());
+    assert_eq!(late.refusals(), [NotStarted::Draining]);
+    rig.confirm_outcome(&late);
     assert!(rig.give(Input::DrainRequested).has(&Effect::Drained));
 }
 

@@ -62,6 +62,15 @@ fn an_exclusive_task_takes_its_position_when_it_is_due_and_not_before() {
 }
 
 #[test]
+fn what_waits_for_its_time_is_not_assigned() {
+    let mut story = Story::of("plan");
+    story.subject.task.run_after = Some(story.context.now);
+    assert_eq!(refusal(&story.assign("worker-0")), Refusal::NotNow(Status::Pending));
+    story.feed(Input::Due { place: None });
+    assert!(is_changed(&story.assign("worker-0")));
+}
+
+#[test]
 fn a_blocked_task_runs_only_after_its_promotion() {
     let mut story = Story::of("plan_and_apply");
     story.subject.task.status = Status::Blocked;
