@@ -113,11 +113,11 @@ async fn round(
     let found = candidates.len();
     let snapshot = Snapshot { pool: view.clone(), agents, candidates };
     let plan = plan(&snapshot, Detail::ExclusiveOnly);
-    let served = plan.served_rank();
-    let Assigned { assigned, refused, poison } = assign(db, transaction, pool, &plan).await?;
-    if let Some(served) = served {
+    // Before the savepoint: a row that one transaction locks and its subtransaction changes is dear to read for everybody else.
+    if let Some(served) = plan.served_rank() {
         pass::advance_rank(transaction, pool, served).await?;
     }
+    let Assigned { assigned, refused, poison } = assign(db, transaction, pool, &plan).await?;
     // A decision that was refused leaves its place free: look again. So does a candidate limit that was reached in full.
     let cut = classes.iter().any(|class| class.limit == crate::schedule::capacity::CANDIDATES_MAX_COUNT);
     outcome.more |= !refused.is_empty() || (cut && found > 0 && !assigned.is_empty());

@@ -138,17 +138,22 @@ impl<'a> Applier<'a> {
 
     /// The attempts that are named, and the open one of every task.
     async fn load_attempts(&mut self, inputs: &[Named]) -> Result<(), StoreError> {
-        // Two index lookups. One condition with an OR would read the whole table.
         let sql = format!(
-            "SELECT {ATTEMPT_COLUMNS} FROM (\
-                 SELECT u.task_id, u.attempt FROM unnest($1::text[], $2::integer[]) u(task_id, attempt) WHERE u.attempt IS NOT NULL \
-                 UNION SELECT o.task_id, o.attempt FROM attempts o WHERE o.ended_at IS NULL AND o.task_id = ANY($1)) k \
+            "SELECT {ATTEMPT_COLUMNS} FROM unnest($1::text[], $2::integer[]) k(task_id, attempt) \
              JOIN attempts a ON a.task_id = k.task_id AND a.attempt = k.attempt \
              ORDER BY a.task_id, a.attempt FOR NO KEY UPDATE OF a"
         );
+        let named = inputs.iter().filter_map(|named| Some((&named.task_id, named.attempt?)));
+        // The open attempt of a task is its newest one: found by its key, not by an index of all that are open.
+        let newest =
+            self.loaded.values().map(|task| (&task.id, task.attempts)).filter(|(_, number)| *number > 0);
+        let wanted: BTreeSet<(&TaskId, u32)> = named.chain(newest).collect();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let (ids, numbers): (Vec<&str>, Vec<i32>) =
+            wanted.into_iter().map(|(id, number)| (id.as_str(), save::int(number))).unzip();
         let statement = self.transaction.prepare_cached(&sql).await?;
-        let ids: Vec<&str> = inputs.iter().map(|named| named.task_id.as_str()).collect();
-        let numbers: Vec<Option<i32>> = inputs.iter().map(|named| named.attempt.map(save::int)).collect();
         for row in self.transaction.query(&statement, &[&ids, &numbers]).await? {
             let task_id: TaskId = rows::parsed("task_id", row.get::<_, &str>("task_id").parse())?;
             let attempt = rows::attempt(&row)?;

@@ -83,7 +83,7 @@ async fn used_by_attempts(
 ) -> Result<HashMap<usize, (u64, u64)>, StoreError> {
     let sql = format!(
         "SELECT u.place, count(p.part) AS parts, coalesce(sum(octet_length(p.bytes)), 0)::bigint AS bytes \
-         FROM {PROVEN_CLAIMS} AND a.ended_at IS NULL \
+         FROM {PROVEN_CLAIMS} AND a.outcome IS NULL \
          LEFT JOIN artifact_parts p ON p.task_id = a.task_id AND p.attempt = a.attempt GROUP BY u.place"
     );
     let standing = Standing::load(transaction, parts.iter().map(|part| &part.sender.pool)).await?;
@@ -164,7 +164,7 @@ pub(crate) async fn stored_files(
     let sql = format!(
         "SELECT u.place, p.name, count(p.part)::integer AS parts, coalesce(sum(octet_length(p.bytes)), 0)::bigint AS bytes, \
             'sha256:' || encode(sha256(string_agg(p.bytes, ''::bytea ORDER BY p.part)), 'hex') AS digest \
-         FROM {PROVEN_CLAIMS} AND a.ended_at IS NULL \
+         FROM {PROVEN_CLAIMS} AND a.outcome IS NULL \
          LEFT JOIN artifact_parts p ON p.task_id = a.task_id AND p.attempt = a.attempt GROUP BY u.place, p.name"
     );
     let connection = db.connection().await?;

@@ -50,9 +50,10 @@ pub enum Plans {
 impl Plans {
     const fn options(self) -> &'static str {
         match self {
-            // What is switched off counts as very dear, which would have every such plan compiled: hence no JIT.
+            // What is switched off counts as very dear, which would have every such plan compiled: hence no JIT. One plan per statement
+            // and connection: no parameter would make for a better one, and planning costs as much as a small batch.
             Self::ByIndex => {
-                " -c jit=off -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
+                " -c jit=off -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c plan_cache_mode=force_generic_plan"
             }
             Self::Free => "",
         }

@@ -237,7 +237,7 @@ pub async fn compare_in_hand(
                OR (l.task_id IS NULL AND $7 AND x.unlisted < $9 AND x.confirmed_at < now() - $8 * interval '1 second' \
                    AND coalesce(x.started_at, '-infinity') < now() - $8 * interval '1 second') \
             ORDER BY x.task_id, x.attempt FOR NO KEY UPDATE OF x) j \
-        WHERE a.task_id = j.task_id AND a.attempt = j.attempt AND a.ended_at IS NULL";
+        WHERE a.task_id = j.task_id AND a.attempt = j.attempt AND a.outcome IS NULL";
     let pools: Vec<&str> = heard.iter().map(|beat| beat.agent.pool.as_str()).collect();
     let agents: Vec<&str> = heard.iter().map(|beat| beat.agent.agent.as_str()).collect();
     let sessions: Vec<Uuid> = heard.iter().map(|beat| beat.presence.session.0).collect();
@@ -279,7 +279,7 @@ async fn note_uncertain(transaction: &Transaction, heard: &[Beat]) -> Result<u64
     }
     const SQL: &str = "WITH found AS (SELECT x.task_id, x.attempt \
             FROM unnest($1::text[], $2::integer[], $3::uuid[], $4::text[], $5::text[]) l(task_id, attempt, session, pool_id, agent_id) \
-            JOIN attempts x ON x.task_id = l.task_id AND x.attempt = l.attempt AND x.session = l.session AND x.ended_at IS NULL \
+            JOIN attempts x ON x.task_id = l.task_id AND x.attempt = l.attempt AND x.session = l.session AND x.outcome IS NULL \
                 AND x.pool_id = l.pool_id AND x.agent_id = l.agent_id \
             JOIN tasks t ON t.task_id = x.task_id AND t.status = 'uncertain' \
             ORDER BY x.task_id, x.attempt FOR NO KEY UPDATE OF x), \

@@ -62,12 +62,14 @@ pub struct Dispatch {
     pub age: Duration,
 }
 
+/// `outcome IS NULL` says that an attempt is open, as its CHECK has it, and is no condition of a partial index: every attempt is found by
+/// its key. With `ended_at IS NULL` the database compares each key with all that is open, which costs the square of a batch.
 const CONTENT: &str = "SELECT a.task_id, a.attempt, a.step AS attempt_step, a.lease_token, a.session, a.pool_id, a.agent_id, a.publish_no, \
         a.run_timeout_ms, t.workspace_id, t.kind, t.exclusive, t.steps::text AS steps, t.payload, t.traceparent, \
         t.approved_by, t.approved_at, t.approved_digest, t.artifact_attempt, m.manifest, f.epoch, \
         greatest(extract(epoch FROM clock_timestamp() - a.published_at), 0)::double precision AS age \
     FROM unnest($1::text[], $2::integer[], $3::integer[]) u(task_id, attempt, publish_no) \
-    JOIN attempts a ON a.task_id = u.task_id AND a.attempt = u.attempt AND a.ended_at IS NULL \
+    JOIN attempts a ON a.task_id = u.task_id AND a.attempt = u.attempt AND a.outcome IS NULL \
         AND a.published_by = $4 AND a.publish_no = u.publish_no \
     JOIN tasks t ON t.task_id = a.task_id \
     LEFT JOIN artifacts m ON m.task_id = t.task_id AND m.attempt = t.artifact_attempt AND a.step > 0 \
@@ -179,8 +181,8 @@ pub async fn claim_resends(db: &Db, given_up: &[Publish]) -> Result<Vec<Publish>
         FROM (SELECT x.task_id, x.attempt FROM attempts x \
               JOIN unnest($1::text[], $2::integer[], $3::integer[]) u(task_id, attempt, publish_no) \
                 ON x.task_id = u.task_id AND x.attempt = u.attempt AND x.publish_no = u.publish_no \
-              WHERE x.ended_at IS NULL AND x.confirmed_at IS NULL ORDER BY x.task_id, x.attempt FOR NO KEY UPDATE OF x) c \
-        WHERE a.task_id = c.task_id AND a.attempt = c.attempt AND a.ended_at IS NULL \
+              WHERE x.outcome IS NULL AND x.confirmed_at IS NULL ORDER BY x.task_id, x.attempt FOR NO KEY UPDATE OF x) c \
+        WHERE a.task_id = c.task_id AND a.attempt = c.attempt AND a.outcome IS NULL \
         RETURNING a.task_id, a.attempt, a.publish_no";
     let connection = db.connection().await?;
     let statement = connection.prepare_cached(SQL).await?;
@@ -196,9 +198,9 @@ pub async fn renew(db: &Db, publishes: &[Publish]) -> Result<Vec<Publish>, Store
         FROM (SELECT x.task_id, x.attempt FROM attempts x \
               JOIN unnest($1::text[], $2::integer[], $3::integer[]) u(task_id, attempt, publish_no) \
                 ON x.task_id = u.task_id AND x.attempt = u.attempt AND u.publish_no = x.publish_no \
-              WHERE x.ended_at IS NULL AND x.confirmed_at IS NULL AND x.published_by = $4 \
+              WHERE x.outcome IS NULL AND x.confirmed_at IS NULL AND x.published_by = $4 \
               ORDER BY x.task_id, x.attempt FOR NO KEY UPDATE OF x) c \
-        WHERE a.task_id = c.task_id AND a.attempt = c.attempt AND a.ended_at IS NULL \
+        WHERE a.task_id = c.task_id AND a.attempt = c.attempt AND a.outcome IS NULL \
         RETURNING a.task_id, a.attempt, a.publish_no";
     let connection = db.connection().await?;
     let statement = connection.prepare_cached(SQL).await?;

@@ -170,7 +170,7 @@ FROM unnest($1::text[], $2::integer[], $3::timestamptz[], $4::uuid[], $5::timest
     $9::timestamptz[], $10::jsonb[], $11::bigint[], $12::timestamptz[], $13::timestamptz[])
     AS u(task_id, attempt, started_at, nonce, revoke_at, revoke_reason, revoke_force, outcome, ended_at,
     result, log_lines, handler_started_at, handler_ended_at)
-WHERE a.task_id = u.task_id AND a.attempt = u.attempt AND a.ended_at IS NULL";
+WHERE a.task_id = u.task_id AND a.attempt = u.attempt AND a.outcome IS NULL";
 
 /// Writes attempts that were open when loaded, each with what its agent reported beside its end.
 pub(crate) async fn attempts(

@@ -56,6 +56,7 @@ impl Contender for Chain {
         };
         let sink = Role::Sink { queue: third.clone(), probe: arrivals(stage) };
         Ok(Plan {
+            ready: None,
             setup: vec![Role::Declare { queues: queues.clone() }.command(&stage.amqp_url)?],
             front: vec![("forwarder".into(), forward(first, second, None)?)],
             workers: vec![("worker".into(), forward(second, third, Some(stage.probe.path().to_owned()))?)],

@@ -53,6 +53,8 @@ pub struct Plan {
     pub workers: Vec<(String, Command)>,
     /// Behind the workers: counted with the publisher.
     pub behind: Vec<(String, Command)>,
+    /// The address whose `/readyz` says that the front takes messages; none where the publisher waits by itself, or declares.
+    pub ready: Option<String>,
     /// Whether the front is a broker, whose cost is the broker's.
     pub front_is_broker: bool,
     /// When all is done.

@@ -173,6 +173,7 @@ impl Contender for Peer {
             if self.needs_redis { vec![("redis".to_owned(), redis::command(stage)?)] } else { vec![] };
         let setup = if self.has_setup { vec![self.command(stage, "setup")?] } else { vec![] };
         Ok(Plan {
+            ready: None,
             setup,
             front,
             workers: vec![("worker".into(), self.command(stage, "work")?)],

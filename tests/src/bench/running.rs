@@ -13,9 +13,14 @@ use super::procfs::{Table, ended_children_cpu_seconds};
 use super::publish::Flow;
 use super::stage::{Stage, connect};
 use super::stats::Latency;
+use crate::harness::scenario::http;
 
 /// Tasks that are run before anything is measured, to know that all are up and have connected.
 const WARM_UP_COUNT: usize = 50;
+/// Longest start of the front.
+const READY_MAX: Duration = Duration::from_secs(60);
+/// The HTTP status of a front that is ready.
+const OK: u16 = 200;
 /// Longest measurement.
 const RUN_MAX: Duration = Duration::from_secs(600);
 /// How often it is asked whether all is done: seldom enough to cost nothing.
@@ -113,7 +118,22 @@ impl<'a> Running<'a> {
         let front = plan.front.drain(..).map(start).collect::<anyhow::Result<_>>()?;
         let behind = plan.behind.drain(..).map(start).collect::<anyhow::Result<_>>()?;
         let database = connect(&stage.database_url).await?;
-        Ok(Self { contender, stage, plan, last, database, front, workers: Vec::new(), behind, done: 0 })
+        let mut running =
+            Self { contender, stage, plan, last, database, front, workers: Vec::new(), behind, done: 0 };
+        running.until_ready().await?;
+        Ok(running)
+    }
+
+    /// What is published before the front has declared its queues would come back.
+    async fn until_ready(&mut self) -> anyhow::Result<()> {
+        let Some(address) = self.plan.ready.take() else { return Ok(()) };
+        let port = address.rsplit(':').next().and_then(|port| port.parse().ok());
+        let port: u16 = port.with_context(|| format!("{address} has no port"))?;
+        let deadline = Instant::now() + READY_MAX;
+        while !http::get(port, "/readyz").await.is_ok_and(|answer| answer.status == OK) {
+            self.wait(deadline, "getting ready").await?;
+        }
+        Ok(())
     }
 
     /// Starts the workers.
@@ -162,6 +182,7 @@ impl<'a> Running<'a> {
     /// # Errors
     /// When they do not all succeed in time.
     pub async fn measure_preloaded(&mut self, flow: Flow) -> anyhow::Result<Measured> {
+        let published_ns = now_ns();
         let mut publisher = self.publisher(flow)?;
         let deadline = Instant::now() + RUN_MAX;
         while !(publisher.has_ended()? && self.is_stored(flow.count).await?) {
@@ -171,7 +192,7 @@ impl<'a> Running<'a> {
         self.start_workers()?;
         let ended_ns = self.until_done(None, flow.count).await?;
         let cpu = self.cpu().minus(cpu);
-        let samples = self.samples(began_ns, 0).await?;
+        let samples = self.samples(published_ns, 0).await?;
         let started_ns = samples.iter().map(|sample| sample.started_ns).min().unwrap_or(began_ns);
         let measured = self.measured(flow.count, samples, (started_ns, ended_ns), cpu);
         // Waiting in the backlog is no latency of the contender.
@@ -221,7 +242,7 @@ impl<'a> Running<'a> {
         for process in self.front.iter_mut().chain(&mut self.workers).chain(&mut self.behind) {
             process.must_run()?;
         }
-        ensure!(Instant::now() < deadline, "{what} took longer than {RUN_MAX:?}");
+        ensure!(Instant::now() < deadline, "{what} took too long");
         tokio::time::sleep(LOOK_EVERY).await;
         Ok(())
     }

@@ -189,6 +189,7 @@ impl Contender for Switchyard {
             front: (0..self.setting.dispatchers).map(serve).collect::<anyhow::Result<_>>()?,
             workers: (0..self.setting.agents).map(worker).collect::<anyhow::Result<_>>()?,
             behind: Vec::new(),
+            ready: Some(metrics),
             front_is_broker: false,
             done,
             stored: Some(STORED),
