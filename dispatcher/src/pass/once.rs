@@ -9,7 +9,7 @@ use switchyard_common::task::{AssignTo, Input};
 use uuid::Uuid;
 
 use super::narrate;
-use crate::schedule::{Detail, Placement, Plan, PoolView, Snapshot, classes_with_capacity, plan};
+use crate::schedule::{AgentView, Detail, Placement, Plan, PoolView, Snapshot, classes_with_capacity, plan};
 use crate::store::{Applied, Applier, Db, Named, StoreError, Transaction, pass};
 
 /// How a pass ended.
@@ -83,17 +83,21 @@ const ROUNDS_MAX_COUNT: usize = 32;
 /// Plans and assigns; again as long as the database refuses tasks, without these: one that cannot be assigned stays first in line, and
 /// must not keep a free place from the rest of the pool (incident 59).
 async fn in_transaction(db: &Db, transaction: &Transaction, pool: &PoolId) -> Result<Outcome, StoreError> {
-    let Some(view) = pass::lock_pool(transaction, pool).await? else {
+    // The agents are read after the lock is taken; what is read without it is dropped.
+    let (view, mut agents) =
+        futures::try_join!(pass::lock_pool(transaction, pool), pass::agents(transaction, pool))?;
+    let Some(view) = view else {
         return Ok(Outcome::busy());
     };
     let mut passed_over: Vec<TaskId> = Vec::new();
     let mut outcome = Outcome { end: PassEnd::Done, ..Outcome::busy() };
     for _ in 0..ROUNDS_MAX_COUNT {
-        let poison = round(db, transaction, &view, &passed_over, &mut outcome).await?;
+        let poison = round(db, transaction, (&view, agents), &passed_over, &mut outcome).await?;
         if poison.is_empty() {
             break;
         }
         passed_over.extend(poison);
+        agents = pass::agents(transaction, pool).await?;
     }
     Ok(outcome)
 }
@@ -102,21 +106,16 @@ async fn in_transaction(db: &Db, transaction: &Transaction, pool: &PoolId) -> Re
 async fn round(
     db: &Db,
     transaction: &Transaction,
-    view: &PoolView,
+    (view, agents): (&PoolView, Vec<AgentView>),
     passed_over: &[TaskId],
     outcome: &mut Outcome,
 ) -> Result<Vec<TaskId>, StoreError> {
     let pool = &view.id;
-    let agents = pass::agents(transaction, pool).await?;
     let classes = classes_with_capacity(&agents);
     let candidates = pass::candidates(transaction, pool, &classes, passed_over).await?;
     let found = candidates.len();
     let snapshot = Snapshot { pool: view.clone(), agents, candidates };
     let plan = plan(&snapshot, Detail::ExclusiveOnly);
-    // Before the savepoint: a row that one transaction locks and its subtransaction changes is dear to read for everybody else.
-    if let Some(served) = plan.served_rank() {
-        pass::advance_rank(transaction, pool, served).await?;
-    }
     let Assigned { assigned, refused, poison } = assign(db, transaction, pool, &plan).await?;
     // A decision that was refused leaves its place free: look again. So does a candidate limit that was reached in full.
     let cut = classes.iter().any(|class| class.limit == crate::schedule::capacity::CANDIDATES_MAX_COUNT);
@@ -149,8 +148,15 @@ async fn assign(
     if plan.placements.is_empty() {
         return Ok(Assigned::default());
     }
-    transaction.batch_execute("SAVEPOINT placements").await?;
-    match assign_together(db, transaction, pool, &plan.placements).await {
+    // The rank before the savepoint: a row that one transaction locks and its subtransaction changes is dear to read for everybody else.
+    let opening = async {
+        futures::try_join!(
+            pass::advance_rank(transaction, pool, plan.served_rank()),
+            transaction.batch_execute("SAVEPOINT placements")
+        )
+        .map(drop)
+    };
+    match assign_together(db, transaction, pool, &plan.placements, opening).await {
         Err(error) if error.is_of_the_row() => {
             transaction.batch_execute("ROLLBACK TO SAVEPOINT placements").await?;
             tracing::warn!(%pool, %error, "a placement is refused by the database; each is tried alone");
@@ -169,8 +175,8 @@ async fn assign_alone(
 ) -> Result<Assigned, StoreError> {
     let mut all = Assigned::default();
     for placement in placements {
-        transaction.batch_execute("SAVEPOINT placement").await?;
-        match assign_together(db, transaction, pool, std::slice::from_ref(placement)).await {
+        let opening = transaction.batch_execute("SAVEPOINT placement");
+        match assign_together(db, transaction, pool, std::slice::from_ref(placement), opening).await {
             Ok(one) => {
                 all.assigned.extend(one.assigned);
                 all.refused.extend(one.refused);
@@ -188,14 +194,16 @@ async fn assign_alone(
     Ok(all)
 }
 
+/// `opening` runs at the database ahead of everything else.
 async fn assign_together(
     db: &Db,
     transaction: &Transaction,
     pool: &PoolId,
     placements: &[Placement],
+    opening: impl Future<Output = Result<(), StoreError>>,
 ) -> Result<Assigned, StoreError> {
     let inputs: Vec<Named> = placements.iter().map(|placement| named(pool, placement)).collect();
-    let mut applier = Applier::load(db, transaction, &inputs).await?;
+    let ((), mut applier) = futures::try_join!(opening, Applier::load(db, transaction, &inputs))?;
     let by_task: HashMap<&TaskId, &Placement> =
         placements.iter().map(|placement| (&placement.task_id, placement)).collect();
     let mut all = Assigned { assigned: Vec::with_capacity(inputs.len()), ..Assigned::default() };

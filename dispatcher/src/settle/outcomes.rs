@@ -202,10 +202,14 @@ async fn commit(
     transaction: &Transaction,
     ready: &[Settling<'_>],
 ) -> Result<(Vec<Applied>, i64), StoreError> {
-    let standing = Standing::load(transaction, ready.iter().map(|one| &one.sender.pool)).await?;
+    let concerned: Vec<_> =
+        ready.iter().map(|one| (&one.outcome.claim.task_id, Some(one.outcome.claim.attempt))).collect();
+    let (standing, mut applier) = futures::try_join!(
+        Standing::load(transaction, ready.iter().map(|one| &one.sender.pool)),
+        Applier::load_named(db, transaction, &concerned)
+    )?;
     let named: Vec<Named> =
         ready.iter().map(|one| one.named(standing.reporter(one.sender, one.epoch))).collect();
-    let mut applier = Applier::load(db, transaction, &named).await?;
     let applied: Vec<Applied> = named.iter().map(|named| applier.decide(named)).collect();
     let changed =
         || ready.iter().zip(&applied).filter(|(_, applied)| is_changed(applied)).map(|(one, _)| one);

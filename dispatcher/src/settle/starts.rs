@@ -48,9 +48,13 @@ impl Settler for Starts {
         let (applied, epoch): (Vec<Applied>, i64) = db
             .transaction(|transaction| async move {
                 let pools = spoken.iter().map(|one| &one.heard.sender.pool);
-                let standing = Standing::load(&transaction, pools).await?;
+                let concerned: Vec<_> =
+                    spoken.iter().map(|one| (&one.claim.task_id, Some(one.claim.attempt))).collect();
+                let (standing, mut applier) = futures::try_join!(
+                    Standing::load(&transaction, pools),
+                    Applier::load_named(db, &transaction, &concerned)
+                )?;
                 let named: Vec<Named> = spoken.iter().map(|one| one.named(&standing)).collect();
-                let mut applier = Applier::load(db, &transaction, &named).await?;
                 let applied = named.iter().map(|named| applier.decide(named)).collect();
                 applier.finish().await?;
                 Ok((applied, standing.epoch))

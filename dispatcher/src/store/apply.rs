@@ -20,6 +20,7 @@ use super::letters::{self, AttemptLetter};
 use super::reports::{self, Facts};
 use super::rows::{self, ATTEMPT_COLUMNS, TASK_COLUMNS};
 use super::save::{self, ChangedAttempt, ChangedTask};
+use tokio_postgres::Row;
 
 /// An input for a task.
 #[derive(Debug, Clone, PartialEq)]
@@ -98,10 +99,28 @@ impl<'a> Applier<'a> {
         transaction: &'a Transaction,
         inputs: &[Named],
     ) -> Result<Self, StoreError> {
-        let ids: BTreeSet<&str> = inputs.iter().map(|named| named.task_id.as_str()).collect();
+        let concerned: Vec<_> = inputs.iter().map(|named| (&named.task_id, named.attempt)).collect();
+        let mut applier = Self::load_named(db, transaction, &concerned).await?;
+        applier.load_places(inputs).await?;
+        Ok(applier)
+    }
+
+    /// The same for inputs that are still to be made, of tasks and the attempts that are named (none = the open one); of tasks that
+    /// become due, their places are not read.
+    pub(crate) async fn load_named(
+        db: &'a Db,
+        transaction: &'a Transaction,
+        concerned: &[(&TaskId, Option<u32>)],
+    ) -> Result<Self, StoreError> {
+        let ids: BTreeSet<&str> = concerned.iter().map(|(task_id, _)| task_id.as_str()).collect();
         let ids: Vec<&str> = ids.into_iter().collect();
-        lock_workspaces(transaction, &ids).await?;
-        let now: DateTime<Utc> = transaction.query_one("SELECT now()", &[]).await?.get(0);
+        // In this order: workspaces, tasks, attempts (protocol E1).
+        let ((), now, tasks, attempts) = futures::try_join!(
+            lock_workspaces(transaction, &ids),
+            transaction.now(),
+            tasks(transaction, &ids),
+            attempts(transaction, concerned)
+        )?;
         let mut applier = Self {
             db,
             transaction,
@@ -117,52 +136,23 @@ impl<'a> Applier<'a> {
             letters: Vec::new(),
             facts: HashMap::new(),
         };
-        applier.load_tasks(&ids).await?;
-        applier.load_attempts(inputs).await?;
-        applier.load_places(inputs).await?;
+        for row in &tasks {
+            applier.take_task(rows::task(row, &db.steps)?);
+        }
+        for row in &attempts {
+            let task_id: TaskId = rows::parsed("task_id", row.get::<_, &str>("task_id").parse())?;
+            let attempt = rows::attempt(row)?;
+            if attempt.end.is_none() {
+                applier.open.insert(task_id.clone(), attempt.number);
+            }
+            applier.attempts.insert((task_id, attempt.number), attempt);
+        }
         Ok(applier)
     }
 
-    async fn load_tasks(&mut self, ids: &[&str]) -> Result<(), StoreError> {
-        let sql = format!(
-            "SELECT {TASK_COLUMNS} FROM tasks t WHERE t.task_id = ANY($1) ORDER BY t.task_id FOR NO KEY UPDATE OF t"
-        );
-        let statement = self.transaction.prepare_cached(&sql).await?;
-        for row in self.transaction.query(&statement, &[&ids]).await? {
-            let task = rows::task(&row, &self.db.steps)?;
-            self.loaded.insert(task.id.clone(), task.clone());
-            self.current.insert(task.id.clone(), task);
-        }
-        Ok(())
-    }
-
-    /// The attempts that are named, and the open one of every task.
-    async fn load_attempts(&mut self, inputs: &[Named]) -> Result<(), StoreError> {
-        let sql = format!(
-            "SELECT {ATTEMPT_COLUMNS} FROM unnest($1::text[], $2::integer[]) k(task_id, attempt) \
-             JOIN attempts a ON a.task_id = k.task_id AND a.attempt = k.attempt \
-             ORDER BY a.task_id, a.attempt FOR NO KEY UPDATE OF a"
-        );
-        let named = inputs.iter().filter_map(|named| Some((&named.task_id, named.attempt?)));
-        // The open attempt of a task is its newest one: found by its key, not by an index of all that are open.
-        let newest =
-            self.loaded.values().map(|task| (&task.id, task.attempts)).filter(|(_, number)| *number > 0);
-        let wanted: BTreeSet<(&TaskId, u32)> = named.chain(newest).collect();
-        if wanted.is_empty() {
-            return Ok(());
-        }
-        let (ids, numbers): (Vec<&str>, Vec<i32>) =
-            wanted.into_iter().map(|(id, number)| (id.as_str(), save::int(number))).unzip();
-        let statement = self.transaction.prepare_cached(&sql).await?;
-        for row in self.transaction.query(&statement, &[&ids, &numbers]).await? {
-            let task_id: TaskId = rows::parsed("task_id", row.get::<_, &str>("task_id").parse())?;
-            let attempt = rows::attempt(&row)?;
-            if attempt.end.is_none() {
-                self.open.insert(task_id.clone(), attempt.number);
-            }
-            self.attempts.insert((task_id, attempt.number), attempt);
-        }
-        Ok(())
+    fn take_task(&mut self, task: Task) {
+        self.loaded.insert(task.id.clone(), task.clone());
+        self.current.insert(task.id.clone(), task);
     }
 
     /// For tasks that become due: what their workspace says, under its lock.
@@ -269,21 +259,33 @@ impl<'a> Applier<'a> {
                 (before.version != after.version).then_some(ChangedTask { before, after })
             })
             .collect();
-        // Attempts first: closing one must precede opening the next under the index of open attempts.
-        save::attempts(self.transaction, &self.of(&self.touched_attempts), &self.facts).await?;
         let (with_their_attempt, alone): (HashMap<_, _>, HashMap<_, _>) =
             self.facts.drain().partition(|(key, _)| self.touched_attempts.contains(key));
-        drop(with_their_attempt);
-        reports::write_facts(self.transaction, &alone.into_values().collect::<Vec<_>>()).await?;
-        // Tasks that leave the index of heads, then those that enter it: uniqueness is checked row by row.
+        let alone: Vec<Facts> = alone.into_values().collect();
+        let (touched, new) = (self.of(&self.touched_attempts), self.of(&self.new_attempts));
         let (ended, going): (Vec<_>, Vec<_>) =
             changed.into_iter().partition(|change| change.after.status.is_terminal());
-        save::tasks(self.transaction, &ended).await?;
-        save::tasks(self.transaction, &going).await?;
-        save::positions(self.transaction, &self.places).await?;
-        save::new_attempts(self.transaction, self.db.replica, &self.of(&self.new_attempts)).await?;
-        letters::record_attempts(self.transaction, &self.letters).await?;
-        letters::resolve_succeeded(self.transaction, &self.recovered()).await?;
+        let transaction = self.transaction;
+        // In this order. Attempts first: closing one must precede opening the next under the index of open attempts. Tasks that leave
+        // the index of heads, then those that enter it: uniqueness is checked row by row.
+        let state = async {
+            futures::try_join!(
+                save::attempts(transaction, &touched, &with_their_attempt),
+                reports::write_facts(transaction, &alone),
+                save::tasks(transaction, &ended),
+                save::tasks(transaction, &going),
+                save::positions(transaction, &self.places),
+                save::new_attempts(transaction, self.db.replica, &new)
+            )
+        };
+        let recovered = self.recovered();
+        if self.letters.is_empty() && recovered.is_empty() {
+            futures::try_join!(state, self.notify())?;
+            return Ok(());
+        }
+        state.await?;
+        letters::record_attempts(transaction, &self.letters).await?;
+        letters::resolve_succeeded(transaction, &recovered).await?;
         self.notify().await
     }
 
@@ -343,12 +345,10 @@ impl<'a> Applier<'a> {
                  SELECT * FROM tasks b WHERE b.workspace_id = w.workspace_id AND b.status = 'blocked' AND b.task_id <> ALL($2) \
                  ORDER BY b.position LIMIT 1) t"
         );
-        let statement = self.transaction.prepare_cached(&sql).await?;
-        for row in self.transaction.query(&statement, &[&released, &ended]).await? {
+        for row in self.transaction.query(&sql, &[&released, &ended]).await? {
             let task = rows::task(&row, &self.db.steps)?;
             if !self.current.contains_key(&task.id) {
-                self.loaded.insert(task.id.clone(), task.clone());
-                self.current.insert(task.id.clone(), task);
+                self.take_task(task);
             }
         }
         Ok(())
@@ -368,11 +368,40 @@ impl<'a> Applier<'a> {
     }
 }
 
+/// Locks tasks and gives their rows.
+async fn tasks(transaction: &Transaction, ids: &[&str]) -> Result<Vec<Row>, StoreError> {
+    let sql = format!(
+        "SELECT {TASK_COLUMNS} FROM tasks t WHERE t.task_id = ANY($1) ORDER BY t.task_id FOR NO KEY UPDATE OF t"
+    );
+    transaction.query(&sql, &[&ids]).await
+}
+
+/// Locks the attempts that are named, and where none is named the newest of the task, and gives their rows. The open attempt of a task is its
+/// newest one: found by its key, because an index of all that are open costs as much as is open.
+async fn attempts(
+    transaction: &Transaction,
+    concerned: &[(&TaskId, Option<u32>)],
+) -> Result<Vec<Row>, StoreError> {
+    let sql = format!(
+        "SELECT {ATTEMPT_COLUMNS} FROM (\
+             SELECT u.task_id, u.attempt FROM unnest($1::text[], $2::integer[]) u(task_id, attempt) \
+             UNION SELECT t.task_id, t.attempts FROM tasks t WHERE t.task_id = ANY($3)) k \
+         JOIN attempts a ON a.task_id = k.task_id AND a.attempt = k.attempt \
+         ORDER BY a.task_id, a.attempt FOR NO KEY UPDATE OF a"
+    );
+    let (ids, numbers): (Vec<&str>, Vec<i32>) = concerned
+        .iter()
+        .filter_map(|(task_id, attempt)| Some((task_id.as_str(), save::int((*attempt)?))))
+        .unzip();
+    let unnamed = concerned.iter().filter(|(_, attempt)| attempt.is_none());
+    let unnamed: Vec<&str> = unnamed.map(|(task_id, _)| task_id.as_str()).collect();
+    transaction.query(&sql, &[&ids, &numbers, &unnamed]).await
+}
+
 async fn lock_workspaces(transaction: &Transaction, ids: &[&str]) -> Result<(), StoreError> {
     const SQL: &str = "SELECT workspace_id FROM workspaces WHERE workspace_id IN \
         (SELECT workspace_id FROM tasks WHERE task_id = ANY($1) AND exclusive) ORDER BY workspace_id FOR NO KEY UPDATE";
-    let statement = transaction.prepare_cached(SQL).await?;
-    transaction.query(&statement, &[&ids]).await?;
+    transaction.query(SQL, &[&ids]).await?;
     Ok(())
 }
 
@@ -388,10 +417,9 @@ pub(crate) async fn places(
     const SQL: &str = "SELECT w.workspace_id, w.next_position, NOT EXISTS (SELECT 1 FROM tasks t WHERE t.workspace_id = w.workspace_id \
             AND t.exclusive AND t.position IS NOT NULL AND t.finished_at IS NULL) AS is_head \
         FROM workspaces w WHERE w.workspace_id = ANY($1)";
-    let statement = transaction.prepare_cached(SQL).await?;
     let ids: Vec<&str> = workspaces.iter().map(WorkspaceId::as_str).collect();
     let mut places = BTreeMap::new();
-    for row in transaction.query(&statement, &[&ids]).await? {
+    for row in transaction.query(SQL, &[&ids]).await? {
         let id: WorkspaceId = rows::parsed("workspace_id", row.get::<_, &str>("workspace_id").parse())?;
         places.insert(id, Place { position: row.get("next_position"), is_head: row.get("is_head") });
     }

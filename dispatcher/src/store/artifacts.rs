@@ -93,9 +93,8 @@ async fn used_by_attempts(
     };
     let spoken = parts.iter().enumerate().filter(|(_, part)| may_speak(part));
     let columns = ClaimColumns::of(spoken.map(|(place, part)| (place, part.sender, &part.left.claim)));
-    let statement = transaction.prepare_cached(&sql).await?;
     let mut used = HashMap::new();
-    for row in transaction.query(&statement, &columns.parameters()).await? {
+    for row in transaction.query(&sql, &columns.parameters()).await? {
         let place = parsed("place", usize::try_from(row.get::<_, i64>("place")))?;
         let count = parsed("parts", u64::try_from(row.get::<_, i64>("parts")))?;
         let bytes = parsed("bytes", u64::try_from(row.get::<_, i64>("bytes")))?;
@@ -150,8 +149,7 @@ async fn insert(transaction: &Transaction, parts: &[&LeftPart]) -> Result<(), St
     let names: Vec<&str> = parts.iter().map(|left| left.part.name.as_str()).collect();
     let numbers: Vec<i32> = parts.iter().map(|left| int(left.part.part)).collect();
     let bytes: Vec<&[u8]> = parts.iter().map(|left| left.part.bytes.as_slice()).collect();
-    let statement = transaction.prepare_cached(SQL).await?;
-    transaction.execute(&statement, &[&ids, &attempts, &names, &numbers, &bytes]).await?;
+    transaction.execute(SQL, &[&ids, &attempts, &names, &numbers, &bytes]).await?;
     Ok(())
 }
 
@@ -210,7 +208,6 @@ pub(crate) async fn write_manifests(
     let totals: Vec<i64> =
         left.iter().map(|(_, manifest)| i64::try_from(manifest.total_bytes()).unwrap_or(i64::MAX)).collect();
     let parameters: [&(dyn ToSql + Sync); 5] = [&ids, &attempts, &manifests, &digests, &totals];
-    let statement = transaction.prepare_cached(SQL).await?;
-    transaction.execute(&statement, &parameters).await?;
+    transaction.execute(SQL, &parameters).await?;
     Ok(())
 }

@@ -1,11 +1,16 @@
 //! Connections and transactions.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
+use tokio::sync::{Mutex, MutexGuard};
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Connection, Row, Socket, Statement, ToStatement};
+use tokio_postgres::{Client, Connection, Row, Socket};
 use uuid::Uuid;
 
 use switchyard_common::tls::TlsFiles;
@@ -121,7 +126,7 @@ impl Db {
     {
         let mut repeats = 0;
         loop {
-            let transaction = Arc::new(Transaction::begin(self.connection().await?).await?);
+            let transaction = Arc::new(Transaction::begin(self.connection().await?));
             let error = match work(Arc::clone(&transaction)).await {
                 Ok(value) => match Transaction::commit(transaction).await {
                     Ok(()) => return Ok(value),
@@ -144,85 +149,76 @@ impl Db {
 
 /// One transaction on one connection (incident 54). It owns its connection, so that work on it can run in any task; when it is
 /// dropped before its end, the connection is closed, which rolls it back and gives its locks free.
+///
+/// Statements that are begun together, as with [`futures::try_join`], travel together: they are sent in the order in which they were
+/// first polled, without waiting for each other's answers, and the database runs them in that order.
 pub struct Transaction {
     connection: Option<Object>,
+    /// Held by the statement that is about to be sent. Whether the transaction has begun at the database.
+    sending: Mutex<bool>,
 }
 
 impl Transaction {
-    async fn begin(connection: Object) -> Result<Self, StoreError> {
+    /// Nothing is sent yet: `BEGIN` travels with the first statement.
+    fn begin(connection: Object) -> Self {
         // From here on a drop closes the connection: it may be inside a transaction.
-        let transaction = Self { connection: Some(connection) };
-        transaction.client()?.batch_execute("BEGIN").await?;
-        Ok(transaction)
+        Self { connection: Some(connection), sending: Mutex::new(false) }
     }
 
     fn client(&self) -> Result<&Object, StoreError> {
         self.connection.as_ref().ok_or_else(|| StoreError::Statement("the transaction has ended".into()))
     }
 
-    /// Prepares a statement, once per connection.
-    pub async fn prepare_cached(&self, sql: &str) -> Result<Statement, StoreError> {
-        Ok(self.client()?.prepare_cached(sql).await?)
-    }
-
-    /// Runs a statement and gives its rows.
-    pub async fn query<S>(
-        &self,
-        statement: &S,
-        parameters: &[&(dyn ToSql + Sync)],
-    ) -> Result<Vec<Row>, StoreError>
-    where
-        S: ?Sized + ToStatement,
-    {
-        Ok(self.client()?.query(statement, parameters).await?)
+    /// Runs a statement, prepared once per connection, and gives its rows.
+    pub async fn query(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, StoreError> {
+        let (client, turn) = (self.client()?, self.sending.lock().await);
+        let statement = client.prepare_cached(sql).await?;
+        send(client, turn, client.query(&statement, parameters)).await
     }
 
     /// Runs a statement that gives one row.
-    pub async fn query_one<S>(
-        &self,
-        statement: &S,
-        parameters: &[&(dyn ToSql + Sync)],
-    ) -> Result<Row, StoreError>
-    where
-        S: ?Sized + ToStatement,
-    {
-        Ok(self.client()?.query_one(statement, parameters).await?)
+    pub async fn query_one(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Row, StoreError> {
+        let (client, turn) = (self.client()?, self.sending.lock().await);
+        let statement = client.prepare_cached(sql).await?;
+        send(client, turn, client.query_one(&statement, parameters)).await
     }
 
     /// Runs a statement that gives one row or none.
-    pub async fn query_opt<S>(
+    pub async fn query_opt(
         &self,
-        statement: &S,
+        sql: &str,
         parameters: &[&(dyn ToSql + Sync)],
-    ) -> Result<Option<Row>, StoreError>
-    where
-        S: ?Sized + ToStatement,
-    {
-        Ok(self.client()?.query_opt(statement, parameters).await?)
+    ) -> Result<Option<Row>, StoreError> {
+        let (client, turn) = (self.client()?, self.sending.lock().await);
+        let statement = client.prepare_cached(sql).await?;
+        send(client, turn, client.query_opt(&statement, parameters)).await
     }
 
     /// Runs a statement and gives the number of rows that it changed.
-    pub async fn execute<S>(
-        &self,
-        statement: &S,
-        parameters: &[&(dyn ToSql + Sync)],
-    ) -> Result<u64, StoreError>
-    where
-        S: ?Sized + ToStatement,
-    {
-        Ok(self.client()?.execute(statement, parameters).await?)
+    pub async fn execute(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<u64, StoreError> {
+        let (client, turn) = (self.client()?, self.sending.lock().await);
+        let statement = client.prepare_cached(sql).await?;
+        send(client, turn, client.execute(&statement, parameters)).await
     }
 
     /// Runs statements without parameters.
     pub async fn batch_execute(&self, sql: &str) -> Result<(), StoreError> {
-        Ok(self.client()?.batch_execute(sql).await?)
+        let (client, turn) = (self.client()?, self.sending.lock().await);
+        send(client, turn, client.batch_execute(sql)).await
+    }
+
+    /// The transaction's time, by the database clock.
+    pub async fn now(&self) -> Result<DateTime<Utc>, StoreError> {
+        Ok(self.query_one("SELECT now()", &[]).await?.get(0))
     }
 
     /// Commits. The connection goes back to the pool only when the database has said so.
     async fn commit(this: Arc<Self>) -> Result<(), StoreError> {
         let mut transaction = Arc::try_unwrap(this)
             .map_err(|_| StoreError::Statement("the transaction is still in use at its commit".into()))?;
-        transaction.client()?.batch_execute("COMMIT").await?;
+        if *transaction.sending.get_mut() {
+            transaction.client()?.batch_execute("COMMIT").await?;
+        }
         drop(transaction.connection.take());
         Ok(())
     }
@@ -234,6 +230,30 @@ impl Transaction {
         if client.batch_execute("ROLLBACK").await.is_ok() {
             drop(transaction.connection.take());
         }
+    }
+}
+
+/// Sends a statement when it is its turn, with `BEGIN` ahead of it if it is the first, lets the next one go, and waits for the answer.
+async fn send<T>(
+    client: &Object,
+    mut turn: MutexGuard<'_, bool>,
+    statement: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, StoreError> {
+    let begins = !std::mem::replace(&mut *turn, true);
+    let mut answer = pin!(async {
+        if begins {
+            // Polled in order, so `BEGIN` is ahead.
+            let (_, answer) = futures::try_join!(client.batch_execute("BEGIN"), statement)?;
+            return Ok(answer);
+        }
+        statement.await
+    });
+    // The client library hands a prepared statement to its connection when it is first polled.
+    let first = poll_fn(|context| Poll::Ready(answer.as_mut().poll(context))).await;
+    drop(turn);
+    match first {
+        Poll::Ready(answer) => Ok(answer?),
+        Poll::Pending => Ok(answer.await?),
     }
 }
 

@@ -44,7 +44,7 @@ pub async fn append(db: &Db, reports: &[SentLines<'_>]) -> Result<Vec<LinesEnd>,
         return Ok(Vec::new());
     }
     db.transaction(|transaction| async move {
-        let now: DateTime<Utc> = transaction.query_one("SELECT now()", &[]).await?.get(0);
+        let now: DateTime<Utc> = transaction.now().await?;
         let proven = proven(&transaction, reports).await?;
         let mut rows = Rows::default();
         for (place, report) in reports.iter().enumerate() {
@@ -74,8 +74,8 @@ async fn proven(transaction: &Transaction, reports: &[SentLines<'_>]) -> Result<
     };
     let claims = reports.iter().enumerate().filter(|(_, report)| may_speak(report));
     let columns = ClaimColumns::of(claims.map(|(place, report)| (place, report.sender, &report.lines.claim)));
-    let statement = transaction.prepare_cached(&format!("SELECT u.place FROM {PROVEN_CLAIMS}")).await?;
-    let rows = transaction.query(&statement, &columns.parameters()).await?;
+    let rows =
+        transaction.query(&format!("SELECT u.place FROM {PROVEN_CLAIMS}"), &columns.parameters()).await?;
     rows.iter().map(|row| parsed("place", usize::try_from(row.get::<_, i64>("place")))).collect()
 }
 
@@ -131,10 +131,9 @@ impl<'a> Rows<'a> {
             SELECT u.* FROM unnest($1::text[], $2::integer[], $3::bigint[], $4::timestamptz[], $5::text[], $6::text[]) \
                 u(task_id, attempt, sequence, at, stream, line) \
             ORDER BY u.task_id, u.attempt, u.sequence ON CONFLICT DO NOTHING";
-        let statement = transaction.prepare_cached(SQL).await?;
         transaction
             .execute(
-                &statement,
+                SQL,
                 &[&self.ids, &self.attempts, &self.sequences, &self.times, &self.streams, &self.lines],
             )
             .await?;

@@ -33,7 +33,6 @@ pub(crate) async fn record(transaction: &Transaction, notes: &[Note]) -> Result<
     let attempts: Vec<Option<i32>> = notes.iter().map(|note| note.attempt.map(int)).collect();
     let whats: Vec<&str> = notes.iter().map(|note| note.what).collect();
     let details: Vec<&Value> = notes.iter().map(|note| &note.detail).collect();
-    let statement = transaction.prepare_cached(SQL).await?;
-    transaction.execute(&statement, &[&ids, &attempts, &whats, &details]).await?;
+    transaction.execute(SQL, &[&ids, &attempts, &whats, &details]).await?;
     Ok(())
 }

@@ -44,8 +44,7 @@ pub(crate) async fn record(
         .map_err(|error| StoreError::Unreadable(format!("notification: {error}")))?;
     let ids: Vec<&str> = told.iter().map(|task| task.id.as_str()).collect();
     let types: Vec<String> = told.iter().map(|task| event_type(task.status)).collect();
-    let statement = transaction.prepare_cached(SQL).await?;
-    transaction.execute(&statement, &[&ids, &types, &bodies]).await?;
+    transaction.execute(SQL, &[&ids, &types, &bodies]).await?;
     Ok(())
 }
 

@@ -23,8 +23,7 @@ pub(crate) async fn lock_pool(
     pool: &PoolId,
 ) -> Result<Option<PoolView>, StoreError> {
     let sql = format!("{POOL_SQL} FOR NO KEY UPDATE OF p SKIP LOCKED");
-    let statement = transaction.prepare_cached(&sql).await?;
-    let row = transaction.query_opt(&statement, &[&pool.as_str(), &QUIET_AFTER_FENCE.as_secs_f64()]).await?;
+    let row = transaction.query_opt(&sql, &[&pool.as_str(), &QUIET_AFTER_FENCE.as_secs_f64()]).await?;
     Ok(row.map(|row| pool_view(pool, &row)))
 }
 
@@ -65,8 +64,7 @@ pub(crate) async fn agents(transaction: &Transaction, pool: &PoolId) -> Result<V
             SELECT count(*) AS open, count(*) FILTER (WHERE a.exclusive) AS open_exclusive FROM attempts a \
             WHERE a.pool_id = g.pool_id AND a.agent_id = g.agent_id AND a.session = g.session AND a.ended_at IS NULL) o ON true \
         WHERE g.pool_id = $1 ORDER BY g.agent_id";
-    let statement = transaction.prepare_cached(SQL).await?;
-    transaction.query(&statement, &[&pool.as_str()]).await?.iter().map(agent).collect()
+    transaction.query(SQL, &[&pool.as_str()]).await?.iter().map(agent).collect()
 }
 
 fn agent(row: &Row) -> Result<AgentView, StoreError> {
@@ -107,14 +105,13 @@ pub(crate) async fn candidates(
                 AND status = 'pending' AND run_after IS NULL AND NOT workspace_paused \
                 AND task_id <> ALL($6::text[]) \
             ORDER BY rank, priority DESC, seq LIMIT c.most) t";
-    let statement = transaction.prepare_cached(SQL).await?;
     let handlers: Vec<&str> = classes.iter().map(|c| c.class.handler.as_str()).collect();
     let exclusive: Vec<bool> = classes.iter().map(|c| c.class.exclusive).collect();
     let repeatable: Vec<bool> = classes.iter().map(|c| c.class.repeatable).collect();
     let most: Vec<i64> = classes.iter().map(|c| i64::from(c.limit)).collect();
     let passed_over: Vec<&str> = passed_over.iter().map(TaskId::as_str).collect();
     let rows = transaction
-        .query(&statement, &[&pool.as_str(), &handlers, &exclusive, &repeatable, &most, &passed_over])
+        .query(SQL, &[&pool.as_str(), &handlers, &exclusive, &repeatable, &most, &passed_over])
         .await?;
     rows.iter().map(candidate).collect()
 }
@@ -134,15 +131,15 @@ fn candidate(row: &Row) -> Result<Candidate, StoreError> {
     })
 }
 
-/// Moves the pool's virtual time up to what was served.
+/// Moves the pool's virtual time up to what was served, if anything was.
 pub(crate) async fn advance_rank(
     transaction: &Transaction,
     pool: &PoolId,
-    served: i64,
+    served: Option<i64>,
 ) -> Result<(), StoreError> {
+    let Some(served) = served else { return Ok(()) };
     const SQL: &str = "UPDATE pools SET served_rank = greatest(served_rank, $2) WHERE pool_id = $1";
-    let statement = transaction.prepare_cached(SQL).await?;
-    transaction.execute(&statement, &[&pool.as_str(), &served]).await?;
+    transaction.execute(SQL, &[&pool.as_str(), &served]).await?;
     Ok(())
 }
 

@@ -66,8 +66,7 @@ async fn make_pools(transaction: &Transaction, beats: &[Beat]) -> Result<(), Sto
         WHERE NOT EXISTS (SELECT 1 FROM pools p WHERE p.pool_id = u.pool_id) ORDER BY u.pool_id ON CONFLICT DO NOTHING";
     let pools: BTreeSet<&str> = beats.iter().map(|beat| beat.agent.pool.as_str()).collect();
     let pools: Vec<&str> = pools.into_iter().collect();
-    let statement = transaction.prepare_cached(SQL).await?;
-    let made = transaction.execute(&statement, &[&pools]).await?;
+    let made = transaction.execute(SQL, &[&pools]).await?;
     if made > 0 {
         tracing::info!(pools = made, "pools came into being by the first hello of their agents");
     }
@@ -89,19 +88,16 @@ async fn known(transaction: &Transaction, beats: &[Beat]) -> Result<Known, Store
     let agent_ids: Vec<&str> = agents.iter().map(|agent| agent.agent.as_str()).collect();
     let sessions: Vec<Uuid> = beats.iter().map(|beat| beat.presence.session.0).collect();
     let mut known = Known::default();
-    let statement = transaction.prepare_cached(POOLS).await?;
-    for row in transaction.query(&statement, &[&pool_ids]).await? {
+    for row in transaction.query(POOLS, &[&pool_ids]).await? {
         let grant = if row.get("revoked") { Grant::Revoked } else { Grant::Live };
         known.pools.insert(pool_id(&row)?, grant);
     }
-    let statement = transaction.prepare_cached(AGENTS).await?;
-    for row in transaction.query(&statement, &[&pool_ids, &agent_ids]).await? {
+    for row in transaction.query(AGENTS, &[&pool_ids, &agent_ids]).await? {
         let sequence = parsed("sequence", u64::try_from(row.get::<_, i64>("sequence")))?;
         known.agents.insert(agent_ref(&row)?, Current { session: SessionId(row.get("session")), sequence });
     }
     // Read under the agents' locks, so that a session that ended meanwhile is seen as such.
-    let statement = transaction.prepare_cached(SESSIONS).await?;
-    for row in transaction.query(&statement, &[&sessions, &pool_ids, &agent_ids]).await? {
+    for row in transaction.query(SESSIONS, &[&sessions, &pool_ids, &agent_ids]).await? {
         let seen = Seen { agent: agent_ref(&row)?, ended: row.get("ended") };
         known.sessions.insert(SessionId(row.get("session")), seen);
     }
@@ -125,8 +121,7 @@ async fn end_superseded(transaction: &Transaction, changes: &Changes) -> Result<
     const SQL: &str = "UPDATE agent_sessions SET ended_at = now(), end_reason = 'superseded' \
         WHERE session = ANY($1) AND ended_at IS NULL";
     let superseded: Vec<Uuid> = changes.superseded.iter().map(|session| session.0).collect();
-    let statement = transaction.prepare_cached(SQL).await?;
-    transaction.execute(&statement, &[&superseded]).await?;
+    transaction.execute(SQL, &[&superseded]).await?;
     Ok(())
 }
 
@@ -143,8 +138,7 @@ async fn begin(transaction: &Transaction, changes: &Changes) -> Result<BTreeSet<
     let pools: Vec<&str> = changes.begun.values().map(|agent| agent.pool.as_str()).collect();
     let agents: Vec<&str> = changes.begun.values().map(|agent| agent.agent.as_str()).collect();
     let ended: Vec<bool> = changes.begun.keys().map(|session| changes.superseded.contains(session)).collect();
-    let statement = transaction.prepare_cached(SQL).await?;
-    let rows = transaction.query(&statement, &[&sessions, &pools, &agents, &ended]).await?;
+    let rows = transaction.query(SQL, &[&sessions, &pools, &agents, &ended]).await?;
     Ok(rows.iter().map(|row| SessionId(row.get("session"))).collect())
 }
 
@@ -173,10 +167,9 @@ async fn write_agents(transaction: &Transaction, heard: &[&Beat]) -> Result<(), 
         .map(|presence| serde_json::to_value(&presence.handlers))
         .collect::<Result<_, _>>()
         .map_err(|error| StoreError::Unreadable(format!("handlers: {error}")))?;
-    let statement = transaction.prepare_cached(SQL).await?;
     transaction
         .execute(
-            &statement,
+            SQL,
             &[
                 &heard.iter().map(|beat| beat.agent.pool.as_str()).collect::<Vec<_>>(),
                 &heard.iter().map(|beat| beat.agent.agent.as_str()).collect::<Vec<_>>(),
@@ -291,10 +284,9 @@ async fn note_uncertain(transaction: &Transaction, heard: &[Beat]) -> Result<u64
     let listed = Listed::of(running.iter().map(|(_, one)| *one));
     let pools: Vec<&str> = running.iter().map(|(beat, _)| beat.agent.pool.as_str()).collect();
     let agents: Vec<&str> = running.iter().map(|(beat, _)| beat.agent.agent.as_str()).collect();
-    let statement = transaction.prepare_cached(SQL).await?;
     let noted = transaction
         .execute(
-            &statement,
+            SQL,
             &[&listed.tasks, &listed.attempts, &listed.sessions, &pools, &agents, &STILL_RUNNING_NOTE],
         )
         .await?;
@@ -328,8 +320,7 @@ pub async fn declare_lost(db: &Db, lost_after: Duration) -> Result<Vec<Lost>, St
             g.draining AND NOT EXISTS (SELECT 1 FROM attempts a WHERE a.pool_id = g.pool_id AND a.agent_id = g.agent_id \
                 AND a.ended_at IS NULL) AS drained";
     db.transaction(|transaction| async move {
-        let statement = transaction.prepare_cached(AGENTS).await?;
-        let rows = transaction.query(&statement, &[&lost_after.as_secs_f64(), &LOST_MAX_COUNT]).await?;
+        let rows = transaction.query(AGENTS, &[&lost_after.as_secs_f64(), &LOST_MAX_COUNT]).await?;
         let lost: Vec<Lost> = rows
             .iter()
             .map(|row| {
@@ -355,8 +346,7 @@ async fn end_sessions(transaction: &Transaction, lost: &[&Lost], reason: &str) -
     }
     const SQL: &str = "UPDATE agent_sessions SET ended_at = now(), end_reason = $2 WHERE session = ANY($1) AND ended_at IS NULL";
     let sessions: Vec<Uuid> = lost.iter().map(|lost| lost.session.0).collect();
-    let statement = transaction.prepare_cached(SQL).await?;
-    transaction.execute(&statement, &[&sessions, &reason]).await?;
+    transaction.execute(SQL, &[&sessions, &reason]).await?;
     Ok(())
 }
 

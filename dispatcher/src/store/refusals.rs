@@ -49,9 +49,8 @@ async fn named(
     );
     let ids: Vec<&str> = claims.iter().map(|(.., claim)| claim.task_id.as_str()).collect();
     let numbers: Vec<i32> = claims.iter().map(|(.., claim)| int(claim.attempt)).collect();
-    let statement = transaction.prepare_cached(&sql).await?;
     let mut attempts = HashMap::new();
-    for row in transaction.query(&statement, &[&ids, &numbers]).await? {
+    for row in transaction.query(&sql, &[&ids, &numbers]).await? {
         let task_id: TaskId = rows::parsed("task_id", row.get::<_, &str>("task_id").parse())?;
         let attempt = rows::attempt(&row)?;
         attempts.insert((task_id, attempt.number), attempt);

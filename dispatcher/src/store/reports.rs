@@ -33,8 +33,7 @@ impl Standing {
             LEFT JOIN pools p ON p.pool_id = ANY($1) AND p.revoked_at IS NULL";
         let asked: BTreeSet<&PoolId> = pools.collect();
         let ids: Vec<&str> = asked.iter().map(|pool| pool.as_str()).collect();
-        let statement = transaction.prepare_cached(SQL).await?;
-        let rows = transaction.query(&statement, &[&ids]).await?;
+        let rows = transaction.query(SQL, &[&ids]).await?;
         let epoch = rows
             .first()
             .map(|row| row.get("epoch"))
@@ -138,7 +137,6 @@ pub(crate) async fn write_facts(transaction: &Transaction, facts: &[Facts]) -> R
     let lines: Vec<i64> = facts.iter().map(Facts::log_lines_column).collect();
     let started: Vec<Option<DateTime<Utc>>> = facts.iter().map(|fact| fact.handler_started_at).collect();
     let ended: Vec<Option<DateTime<Utc>>> = facts.iter().map(|fact| fact.handler_ended_at).collect();
-    let statement = transaction.prepare_cached(SQL).await?;
-    transaction.execute(&statement, &[&ids, &attempts, &results, &lines, &started, &ended]).await?;
+    transaction.execute(SQL, &[&ids, &attempts, &results, &lines, &started, &ended]).await?;
     Ok(())
 }

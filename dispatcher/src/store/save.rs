@@ -61,7 +61,6 @@ pub(crate) async fn tasks(transaction: &Transaction, changed: &[ChangedTask<'_>]
     let artifact = || after().map(|task| task.artifact.as_ref());
     let digests: Vec<Option<String>> = artifact().map(|a| a.map(|a| a.digest.to_string())).collect();
     let approved: Vec<Option<String>> = approval().map(|a| a.map(|a| a.digest.to_string())).collect();
-    let statement = transaction.prepare_cached(UPDATE_TASKS).await?;
     let parameters: Vec<Box<dyn ToSql + Sync + Send>> = vec![
         Box::new(changed.iter().map(|c| c.before.id.to_string()).collect::<Vec<_>>()),
         Box::new(changed.iter().map(|c| c.before.version).collect::<Vec<_>>()),
@@ -107,7 +106,7 @@ pub(crate) async fn tasks(transaction: &Transaction, changed: &[ChangedTask<'_>]
         Box::new(after().map(|t| t.finished_at).collect::<Vec<_>>()),
         Box::new(after().map(|t| t.version).collect::<Vec<_>>()),
     ];
-    let matched = transaction.execute(&statement, &borrow(&parameters)).await?;
+    let matched = transaction.execute(UPDATE_TASKS, &borrow(&parameters)).await?;
     fence("tasks", matched, changed.len())
 }
 
@@ -134,7 +133,6 @@ pub(crate) async fn new_attempts(
     let start_by = |c: &ChangedAttempt<'_>| {
         policy(c).start_timeout_ms.and_then(|ms| after_ms(c.attempt.assigned_at, ms))
     };
-    let statement = transaction.prepare_cached(INSERT_ATTEMPTS).await?;
     let parameters: Vec<Box<dyn ToSql + Sync + Send>> = vec![
         Box::new(new.iter().map(|c| c.task.id.to_string()).collect::<Vec<_>>()),
         Box::new(new.iter().map(|c| int(c.attempt.number)).collect::<Vec<_>>()),
@@ -156,7 +154,7 @@ pub(crate) async fn new_attempts(
                 .collect::<Vec<_>>(),
         ),
     ];
-    let matched = transaction.execute(&statement, &borrow(&parameters)).await?;
+    let matched = transaction.execute(INSERT_ATTEMPTS, &borrow(&parameters)).await?;
     fence("attempts", matched, new.len())
 }
 
@@ -181,7 +179,6 @@ pub(crate) async fn attempts(
     if changed.is_empty() {
         return Ok(());
     }
-    let statement = transaction.prepare_cached(UPDATE_ATTEMPTS).await?;
     let revoke = || changed.iter().map(|c| c.attempt.revoke);
     let end = || changed.iter().map(|c| c.attempt.end);
     let facts = || changed.iter().map(|c| facts.get(&(c.task.id.clone(), c.attempt.number)));
@@ -200,7 +197,7 @@ pub(crate) async fn attempts(
         Box::new(facts().map(|f| f.and_then(|f| f.handler_started_at)).collect::<Vec<_>>()),
         Box::new(facts().map(|f| f.and_then(|f| f.handler_ended_at)).collect::<Vec<_>>()),
     ];
-    let matched = transaction.execute(&statement, &borrow(&parameters)).await?;
+    let matched = transaction.execute(UPDATE_ATTEMPTS, &borrow(&parameters)).await?;
     fence("attempts", matched, changed.len())
 }
 
@@ -214,10 +211,9 @@ pub(crate) async fn positions(
     }
     const SQL: &str = "UPDATE workspaces w SET next_position = u.next_position \
         FROM unnest($1::text[], $2::bigint[]) u(workspace_id, next_position) WHERE w.workspace_id = u.workspace_id";
-    let statement = transaction.prepare_cached(SQL).await?;
     let ids: Vec<&str> = places.keys().map(WorkspaceId::as_str).collect();
     let next: Vec<i64> = places.values().map(|place| place.position).collect();
-    let matched = transaction.execute(&statement, &[&ids, &next]).await?;
+    let matched = transaction.execute(SQL, &[&ids, &next]).await?;
     fence("workspaces", matched, places.len())
 }
 

@@ -94,8 +94,7 @@ pub(crate) async fn timelines(
     if task_ids.is_empty() {
         return Ok(timelines);
     }
-    let statement = transaction.prepare_cached(TIMELINE).await?;
-    for row in transaction.query(&statement, &[&task_ids]).await? {
+    for row in transaction.query(TIMELINE, &[&task_ids]).await? {
         let moments = timelines.entry(row.get("task_id")).or_default();
         let moment = Moment {
             at: row.get("at"),

@@ -51,8 +51,7 @@ pub async fn end(db: &Db, key: &Digest) -> Result<(), StoreError> {
 
 /// The same together with the event's effect: what has taken effect has no trial that did not end, whatever happens next.
 pub(super) async fn end_with_effect(transaction: &Transaction, key: &Digest) -> Result<(), StoreError> {
-    let statement = transaction.prepare_cached(END).await?;
-    transaction.execute(&statement, &[&key.as_bytes().as_slice()]).await?;
+    transaction.execute(END, &[&key.as_bytes().as_slice()]).await?;
     Ok(())
 }
 

@@ -61,7 +61,7 @@ pub async fn store_tried(
     .await
 }
 
-/// A batch in the middle of its transaction.
+/// A batch in the middle of its transaction: copies are answered, the rest is to be carried out.
 struct Batch<'a> {
     db: &'a Db,
     transaction: &'a Transaction,
@@ -83,9 +83,9 @@ impl<'a> Batch<'a> {
         events: &'a [Admitted],
         rules: IntakeRules,
     ) -> Result<Self, StoreError> {
-        let now = transaction.query_one("SELECT now()", &[]).await?.get(0);
         let verdicts = vec![None; events.len()];
-        Ok(Self {
+        let (now, known) = futures::try_join!(transaction.now(), remember::stored(transaction, events))?;
+        let mut batch = Self {
             db,
             transaction,
             events,
@@ -95,12 +95,13 @@ impl<'a> Batch<'a> {
             copies: BTreeSet::new(),
             inner_copies: Vec::new(),
             pools: BTreeSet::new(),
-        })
+        };
+        batch.answer_copies(known);
+        Ok(batch)
     }
 
-    /// Copies are answered first; what is left is carried out in order, submissions that follow each other together.
+    /// What is no copy is carried out in order, submissions that follow each other together.
     async fn run(mut self) -> Result<Stored, StoreError> {
-        self.answer_copies().await?;
         let mut run: Vec<usize> = Vec::new();
         let later: BTreeSet<usize> = self.inner_copies.iter().map(|(copy, _)| *copy).collect();
         for index in 0..self.events.len() {
@@ -110,15 +111,15 @@ impl<'a> Batch<'a> {
             match &self.events[index].command {
                 Command::Submit(_) => run.push(index),
                 Command::Register(_) | Command::Approve(_) | Command::Discard(_) | Command::Cancel(_) => {
-                    self.submit(&std::mem::take(&mut run)).await?;
+                    let inserts = self.submit(&std::mem::take(&mut run)).await?;
+                    self.insert(&inserts).await?;
                     let verdict = self.carry_out(index).await?;
                     self.verdicts[index] = Some(verdict);
                 }
             }
         }
-        self.submit(&run).await?;
-        self.recheck_rejected().await?;
-        self.remember().await?;
+        let inserts = self.submit(&run).await?;
+        futures::try_join!(self.insert(&inserts), self.recheck_rejected(), self.remember())?;
         for (copy, first) in std::mem::take(&mut self.inner_copies) {
             self.verdicts[copy] = self.verdicts[first].clone();
         }

@@ -6,9 +6,9 @@ use switchyard_common::contract::answer::Accepted;
 use switchyard_common::failure::FailureKind;
 
 use super::Batch;
-use crate::intake::command::{EventKey, Rejection, Verdict};
-use crate::store::StoreError;
+use crate::intake::command::{Admitted, EventKey, Rejection, Verdict};
 use crate::store::rows::parsed;
+use crate::store::{StoreError, Transaction};
 
 const FIND: &str = "SELECT e.source, e.event_id, e.body_hash, e.answer FROM events e \
     JOIN unnest($1::text[], $2::text[]) u(source, event_id) ON e.source = u.source AND e.event_id = u.event_id";
@@ -18,7 +18,7 @@ const INSERT: &str = "INSERT INTO events (source, event_id, event_type, body_has
     ON CONFLICT (source, event_id) DO NOTHING";
 
 /// What is known of an event with the same key.
-struct Known {
+pub(super) struct Known {
     body_hash: Vec<u8>,
     answer: Option<Accepted>,
     /// The place of the first one in this batch.
@@ -27,8 +27,7 @@ struct Known {
 
 impl Batch<'_> {
     /// Gives copies of stored events their answer, and refuses ids that were used for another body.
-    pub(super) async fn answer_copies(&mut self) -> Result<(), StoreError> {
-        let mut known = self.stored().await?;
+    pub(super) fn answer_copies(&mut self, mut known: HashMap<EventKey, Known>) {
         for (index, event) in self.events.iter().enumerate() {
             match known.get(&event.key) {
                 Some(earlier) if earlier.body_hash != event.body_hash.as_bytes() => {
@@ -55,7 +54,6 @@ impl Batch<'_> {
                 }
             }
         }
-        Ok(())
     }
 
     /// A rejection may be the work of a copy that another replica stored since this batch looked: the event met its own effect. Then
@@ -73,28 +71,14 @@ impl Batch<'_> {
         if suspects.is_empty() {
             return Ok(());
         }
-        let statement = self.transaction.prepare_cached(FIND).await?;
         let sources: Vec<&str> = suspects.iter().map(|key| key.source.as_str()).collect();
         let ids: Vec<&str> = suspects.iter().map(|key| key.id.as_str()).collect();
-        if self.transaction.query(&statement, &[&sources, &ids]).await?.is_empty() {
+        if self.transaction.query(FIND, &[&sources, &ids]).await?.is_empty() {
             return Ok(());
         }
         Err(StoreError::Contention(
             "another replica stored a copy of an event that this batch would reject".into(),
         ))
-    }
-
-    async fn stored(&self) -> Result<HashMap<EventKey, Known>, StoreError> {
-        let statement = self.transaction.prepare_cached(FIND).await?;
-        let sources: Vec<&str> = self.events.iter().map(|event| event.key.source.as_str()).collect();
-        let ids: Vec<&str> = self.events.iter().map(|event| event.key.id.as_str()).collect();
-        let mut known = HashMap::new();
-        for row in self.transaction.query(&statement, &[&sources, &ids]).await? {
-            let key = EventKey { source: row.get("source"), id: row.get("event_id") };
-            let answer = parsed("events.answer", serde_json::from_value(row.get("answer")))?;
-            known.insert(key, Known { body_hash: row.get("body_hash"), answer: Some(answer), first: None });
-        }
-        Ok(known)
     }
 
     /// Writes what was accepted. Another replica may have stored a copy meanwhile: then the batch is repeated and finds it.
@@ -124,16 +108,29 @@ impl Batch<'_> {
             "events.answer",
             accepted.iter().map(|(_, answer)| serde_json::to_value(answer)).collect::<Result<_, _>>(),
         )?;
-        let statement = self.transaction.prepare_cached(INSERT).await?;
-        let written = self
-            .transaction
-            .execute(&statement, &[&sources, &ids, &types, &hashes, &tasks, &answers])
-            .await?;
+        let written =
+            self.transaction.execute(INSERT, &[&sources, &ids, &types, &hashes, &tasks, &answers]).await?;
         if written == accepted.len() as u64 {
             return Ok(());
         }
         Err(StoreError::Contention("another replica stored a copy of an event of this batch".into()))
     }
+}
+
+/// What is stored under the keys of `events`.
+pub(super) async fn stored(
+    transaction: &Transaction,
+    events: &[Admitted],
+) -> Result<HashMap<EventKey, Known>, StoreError> {
+    let sources: Vec<&str> = events.iter().map(|event| event.key.source.as_str()).collect();
+    let ids: Vec<&str> = events.iter().map(|event| event.key.id.as_str()).collect();
+    let mut known = HashMap::new();
+    for row in transaction.query(FIND, &[&sources, &ids]).await? {
+        let key = EventKey { source: row.get("source"), id: row.get("event_id") };
+        let answer = parsed("events.answer", serde_json::from_value(row.get("answer")))?;
+        known.insert(key, Known { body_hash: row.get("body_hash"), answer: Some(answer), first: None });
+    }
+    Ok(known)
 }
 
 fn conflict(key: &EventKey) -> Rejection {

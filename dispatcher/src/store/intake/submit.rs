@@ -25,7 +25,7 @@ struct Candidate<'a> {
 }
 
 /// A task that is to be inserted.
-struct Insert<'a> {
+pub(super) struct Insert<'a> {
     event: &'a Admitted,
     new: &'a NewTask,
     task: Task,
@@ -43,11 +43,11 @@ struct Taken {
     replayed: HashMap<String, Status>,
 }
 
-impl Batch<'_> {
-    /// Carries out submissions that follow each other, together.
-    pub(super) async fn submit(&mut self, run: &[usize]) -> Result<(), StoreError> {
+impl<'a> Batch<'a> {
+    /// Judges submissions that follow each other, together, and gives the tasks that are to be inserted.
+    pub(super) async fn submit(&mut self, run: &[usize]) -> Result<Vec<Insert<'a>>, StoreError> {
         if run.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let events = self.events;
         let candidates: Vec<Candidate<'_>> = run
@@ -57,8 +57,8 @@ impl Batch<'_> {
                 Command::Register(_) | Command::Approve(_) | Command::Discard(_) | Command::Cancel(_) => None,
             })
             .collect();
-        let workspaces = self.workspaces_of(&candidates).await?;
-        let mut taken = self.taken(&candidates).await?;
+        let (workspaces, mut taken) =
+            futures::try_join!(self.workspaces_of(&candidates), self.taken(&candidates))?;
         let mut places = self.places_of(&candidates, &workspaces).await?;
         let mut inserts = Vec::with_capacity(candidates.len());
         for candidate in candidates {
@@ -74,9 +74,8 @@ impl Batch<'_> {
                 Err(verdict) => self.verdicts[candidate.index] = Some(verdict),
             }
         }
-        save::positions(self.transaction, &places).await?;
-        self.rank(&mut inserts).await?;
-        self.insert(&inserts).await
+        futures::try_join!(save::positions(self.transaction, &places), self.rank(&mut inserts))?;
+        Ok(inserts)
     }
 
     /// Registers unknown workspaces that come with a pool, and looks all of them up; locks those of exclusive tasks. What is found
@@ -135,9 +134,8 @@ impl Batch<'_> {
             .iter()
             .filter_map(|c| Some((c.event.key.source.as_str(), c.new.idempotency_key.as_deref()?)))
             .unzip();
-        let statement = self.transaction.prepare_cached(FIND).await?;
         let mut taken = Taken { ids: BTreeSet::new(), by_key: HashMap::new(), replayed: HashMap::new() };
-        for row in self.transaction.query(&statement, &[&ids, &sources, &keys]).await? {
+        for row in self.transaction.query(FIND, &[&ids, &sources, &keys]).await? {
             let id: String = row.get("task_id");
             let status = Status::parse(row.get("status"))
                 .ok_or_else(|| StoreError::Unreadable("tasks.status".into()))?;
@@ -188,8 +186,7 @@ impl Batch<'_> {
         let priorities: Vec<i16> = lanes.keys().map(|(_, priority)| *priority).collect();
         let counts: Vec<i64> = lanes.values().map(|(count, _)| *count).collect();
         let pools: Vec<&str> = lanes.values().map(|(_, pool)| pool.as_str()).collect();
-        let statement = self.transaction.prepare_cached(RANK).await?;
-        let rows = self.transaction.query(&statement, &[&workspaces, &priorities, &counts, &pools]).await?;
+        let rows = self.transaction.query(RANK, &[&workspaces, &priorities, &counts, &pools]).await?;
         let mut next: HashMap<(String, i16), i64> = HashMap::new();
         for row in rows {
             let lane = (row.get::<_, String>("workspace_id"), row.get::<_, i16>("priority"));
@@ -206,7 +203,7 @@ impl Batch<'_> {
         Ok(())
     }
 
-    async fn insert(&self, inserts: &[Insert<'_>]) -> Result<(), StoreError> {
+    pub(super) async fn insert(&self, inserts: &[Insert<'_>]) -> Result<(), StoreError> {
         if inserts.is_empty() {
             return Ok(());
         }
@@ -216,7 +213,6 @@ impl Batch<'_> {
         )?;
         let tasks = || inserts.iter().map(|insert| &insert.task);
         let step = || tasks().map(Task::current_step);
-        let statement = self.transaction.prepare_cached(INSERT).await?;
         let parameters: Vec<Box<dyn ToSql + Sync + Send>> = vec![
             Box::new(tasks().map(|t| t.id.to_string()).collect::<Vec<_>>()),
             Box::new(tasks().map(|t| t.workspace.to_string()).collect::<Vec<_>>()),
@@ -246,7 +242,7 @@ impl Batch<'_> {
             ),
             Box::new(inserts.iter().map(|i| i.event.traceparent.clone()).collect::<Vec<_>>()),
         ];
-        let written = self.transaction.execute(&statement, &save::borrow(&parameters)).await?;
+        let written = self.transaction.execute(INSERT, &save::borrow(&parameters)).await?;
         if written == inserts.len() as u64 {
             return Ok(());
         }

@@ -84,8 +84,7 @@ impl Batch<'_> {
     async fn standing(&self, id: &WorkspaceId) -> Result<Standing, StoreError> {
         const FIND: &str = "SELECT w.pool_id, EXISTS (SELECT 1 FROM tasks t WHERE t.workspace_id = w.workspace_id \
             AND t.finished_at IS NULL) AS has_open_task FROM workspaces w WHERE w.workspace_id = $1";
-        let statement = self.transaction.prepare_cached(FIND).await?;
-        let row = self.transaction.query_one(&statement, &[&id.as_str()]).await?;
+        let row = self.transaction.query_one(FIND, &[&id.as_str()]).await?;
         let pool = parsed("pool_id", row.get::<_, &str>("pool_id").parse())?;
         Ok(Standing { pool, has_open_task: row.get("has_open_task") })
     }
@@ -98,8 +97,7 @@ impl Batch<'_> {
         } else {
             "SELECT 1 FROM workspaces WHERE workspace_id = $1 FOR NO KEY UPDATE"
         };
-        let statement = self.transaction.prepare_cached(sql).await?;
-        self.transaction.query(&statement, &[&id.as_str()]).await?;
+        self.transaction.query(sql, &[&id.as_str()]).await?;
         Ok(())
     }
 
@@ -112,17 +110,17 @@ impl Batch<'_> {
         if self.rules.allow_new_pools && !ids.is_empty() {
             const INSERT: &str = "INSERT INTO pools (pool_id) SELECT u.id FROM unnest($1::text[]) u(id) \
                 WHERE NOT EXISTS (SELECT 1 FROM pools p WHERE p.pool_id = u.id) ORDER BY u.id ON CONFLICT DO NOTHING";
-            let statement = self.transaction.prepare_cached(INSERT).await?;
-            self.transaction.execute(&statement, &[&ids]).await?;
+            self.transaction.execute(INSERT, &[&ids]).await?;
         }
-        let statement = self
-            .transaction
-            .prepare_cached(
-                "SELECT pool_id, revoked_at IS NOT NULL AS revoked FROM pools WHERE pool_id = ANY($1)",
-            )
-            .await?;
         let mut usable = BTreeMap::new();
-        for row in self.transaction.query(&statement, &[&ids]).await? {
+        for row in self
+            .transaction
+            .query(
+                "SELECT pool_id, revoked_at IS NOT NULL AS revoked FROM pools WHERE pool_id = ANY($1)",
+                &[&ids],
+            )
+            .await?
+        {
             usable.insert(row.get::<_, String>("pool_id"), !row.get::<_, bool>("revoked"));
         }
         Ok(pools
@@ -159,8 +157,7 @@ impl Batch<'_> {
         }
         let ids: Vec<&str> = workspaces.keys().map(WorkspaceId::as_str).collect();
         let pools: Vec<&str> = workspaces.values().map(PoolId::as_str).collect();
-        let statement = self.transaction.prepare_cached(INSERT).await?;
-        self.transaction.execute(&statement, &[&ids, &pools]).await?;
+        self.transaction.execute(INSERT, &[&ids, &pools]).await?;
         Ok(())
     }
 
@@ -172,8 +169,7 @@ impl Batch<'_> {
         const LOCK: &str =
             "SELECT 1 FROM workspaces WHERE workspace_id = ANY($1) ORDER BY workspace_id FOR NO KEY UPDATE";
         let ids: Vec<&str> = workspaces.iter().map(WorkspaceId::as_str).collect();
-        let statement = self.transaction.prepare_cached(LOCK).await?;
-        self.transaction.query(&statement, &[&ids]).await?;
+        self.transaction.query(LOCK, &[&ids]).await?;
         Ok(())
     }
 
@@ -186,9 +182,8 @@ impl Batch<'_> {
         const FIND: &str = "SELECT workspace_id, pool_id, paused_at IS NOT NULL AS paused FROM workspaces WHERE workspace_id = ANY($1) \
             ORDER BY workspace_id FOR KEY SHARE";
         let ids: Vec<&str> = workspaces.iter().map(WorkspaceId::as_str).collect();
-        let statement = self.transaction.prepare_cached(FIND).await?;
         let mut found = BTreeMap::new();
-        for row in self.transaction.query(&statement, &[&ids]).await? {
+        for row in self.transaction.query(FIND, &[&ids]).await? {
             let id: WorkspaceId = parsed("workspace_id", row.get::<_, &str>("workspace_id").parse())?;
             let pool = parsed("pool_id", row.get::<_, &str>("pool_id").parse())?;
             found.insert(id, Workspace { pool, paused: row.get("paused") });

@@ -68,7 +68,6 @@ pub(crate) async fn resolve_succeeded(
     const SQL: &str = "UPDATE dead_letters SET resolved_at = now(), resolution = 'task_succeeded', resolved_by = 'switchyard' \
         WHERE letter_id IN (SELECT letter_id FROM dead_letters WHERE task_id = ANY($1) AND origin IN ('attempt', 'task') \
             AND resolved_at IS NULL ORDER BY letter_key FOR NO KEY UPDATE)";
-    let statement = transaction.prepare_cached(SQL).await?;
-    transaction.execute(&statement, &[&task_ids]).await?;
+    transaction.execute(SQL, &[&task_ids]).await?;
     Ok(())
 }

@@ -35,7 +35,7 @@ pub struct Claimed {
 pub async fn claim(db: &Db, count_max: usize) -> Result<Claimed, StoreError> {
     db.transaction(|transaction| async move {
         let transaction = &*transaction;
-        let at = transaction.query_one("SELECT now()", &[]).await?.get(0);
+        let at = transaction.now().await?;
         let (mut letters, first) = claim_rows(transaction, count_max).await?;
         if letters.is_empty() {
             return Ok(Claimed { at, letters });
@@ -63,9 +63,8 @@ async fn claim_rows(
              ORDER BY completed_at LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED) c \
          WHERE d.letter_id = c.letter_id RETURNING c.first, {LETTER_COLUMNS}"
     );
-    let statement = transaction.prepare_cached(&sql).await?;
     let limit = i64::try_from(count_max).unwrap_or(i64::MAX);
-    let rows = transaction.query(&statement, &[&CLAIM_SECONDS, &limit]).await?;
+    let rows = transaction.query(&sql, &[&CLAIM_SECONDS, &limit]).await?;
     let mut letters: Vec<Letter> = rows.iter().map(Letter::read).collect();
     letters.sort_by_key(|letter| (letter.completed_at, letter.letter_id));
     let first = rows.iter().filter(|row| row.get("first")).map(|row| row.get("letter_id")).collect();
@@ -100,10 +99,9 @@ async fn add_log_tails(transaction: &Transaction, letters: &mut [Letter]) -> Res
     if ids.is_empty() {
         return Ok(());
     }
-    let statement = transaction.prepare_cached(SQL).await?;
     let limit = i64::try_from(LOG_TAIL_MAX_LINES).unwrap_or(i64::MAX);
     let mut tails: HashMap<(String, i32), Vec<Value>> = HashMap::new();
-    for row in transaction.query(&statement, &[&ids, &attempts, &limit]).await? {
+    for row in transaction.query(SQL, &[&ids, &attempts, &limit]).await? {
         tails.entry((row.get(0), row.get(1))).or_default().push(Value::String(row.get(2)));
     }
     for letter in letters {
@@ -123,8 +121,7 @@ async fn store_timelines(transaction: &Transaction, letters: &[Letter]) -> Resul
     let ids: Vec<i64> = letters.iter().map(|letter| letter.letter_id).collect();
     let timelines: Vec<Option<&Value>> = letters.iter().map(|letter| letter.timeline.as_ref()).collect();
     let failures: Vec<Option<&Value>> = letters.iter().map(|letter| letter.failure.as_ref()).collect();
-    let statement = transaction.prepare_cached(SQL).await?;
-    transaction.execute(&statement, &[&ids, &timelines, &failures]).await?;
+    transaction.execute(SQL, &[&ids, &timelines, &failures]).await?;
     Ok(())
 }
 
@@ -136,9 +133,8 @@ async fn notify(transaction: &Transaction, letters: &[&Letter]) -> Result<(), St
         return Ok(());
     }
     let ids: Vec<&str> = letters.iter().filter_map(|letter| letter.task_id.as_deref()).collect();
-    let statement = transaction.prepare_cached(STATUS).await?;
     let tasks: HashMap<String, (String, i64)> = transaction
-        .query(&statement, &[&ids])
+        .query(STATUS, &[&ids])
         .await?
         .iter()
         .map(|row| (row.get(0), (row.get(1), row.get(2))))
@@ -151,8 +147,7 @@ async fn notify(transaction: &Transaction, letters: &[&Letter]) -> Result<(), St
             to_json("notification", &notification(letter, task))
         })
         .collect::<Result<_, _>>()?;
-    let statement = transaction.prepare_cached(SQL).await?;
-    transaction.execute(&statement, &[&told, &bodies, &LETTER_EVENT_TYPE]).await?;
+    transaction.execute(SQL, &[&told, &bodies, &LETTER_EVENT_TYPE]).await?;
     Ok(())
 }
 
@@ -178,8 +173,7 @@ async fn resolve_recovered(transaction: &Transaction, letters: &[Letter]) -> Res
         FROM tasks t WHERE d.letter_id = ANY($1) AND d.origin IN ('attempt', 'task') AND d.resolved_at IS NULL \
             AND t.task_id = d.task_id AND t.status = 'succeeded'";
     let ids: Vec<i64> = letters.iter().map(|letter| letter.letter_id).collect();
-    let statement = transaction.prepare_cached(SQL).await?;
-    transaction.execute(&statement, &[&ids]).await?;
+    transaction.execute(SQL, &[&ids]).await?;
     Ok(())
 }
 

@@ -138,8 +138,7 @@ async fn proven(transaction: &Transaction, arrivals: &[Arrival]) -> Result<Vec<b
     if places.is_empty() {
         return Ok(proven);
     }
-    let statement = transaction.prepare_cached(SQL).await?;
-    for row in transaction.query(&statement, &[&places, &ids, &attempts, &leases]).await? {
+    for row in transaction.query(SQL, &[&places, &ids, &attempts, &leases]).await? {
         if let Some(entry) =
             usize::try_from(row.get::<_, i64>(0)).ok().and_then(|place| proven.get_mut(place))
         {

@@ -246,8 +246,7 @@ fn minimal(half: &Half) -> Half {
 
 async fn execute(transaction: &Transaction, halves: &[&Half]) -> Result<(), StoreError> {
     let parameters = parameters(halves)?;
-    let statement = transaction.prepare_cached(&UPSERT_SQL).await?;
-    transaction.execute(&statement, &save::borrow(&parameters)).await?;
+    transaction.execute(&UPSERT_SQL, &save::borrow(&parameters)).await?;
     Ok(())
 }
 

@@ -101,12 +101,8 @@ pub async fn tasks(db: &Db, filter: &TaskFilter) -> Result<Vec<TaskSummary>, Sto
         let statuses: Vec<&str> = filter.statuses.iter().map(|status| status.as_str()).collect();
         let limit = filter.limit.clamp(1, LIST_MAX_COUNT);
         let sql = format!("SELECT {TASK_COLUMNS}, {LIST}");
-        let statement = transaction.prepare_cached(&sql).await?;
         let rows = transaction
-            .query(
-                &statement,
-                &[&filter.task_id, &statuses, &filter.workspace, &filter.pool, &filter.kind, &limit],
-            )
+            .query(&sql, &[&filter.task_id, &statuses, &filter.workspace, &filter.pool, &filter.kind, &limit])
             .await?;
         let mut snapshots: BTreeMap<PoolId, Snapshot> = BTreeMap::new();
         let mut summaries = Vec::with_capacity(rows.len());
