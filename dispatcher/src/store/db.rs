@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
+use futures::future::BoxFuture;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Connection, Row, Socket};
@@ -147,6 +148,11 @@ impl Db {
     }
 }
 
+/// Parameters of a statement.
+type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
+/// What the database will say. On the heap: many of them wait together, and the stack of a thread is small.
+type Answer<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
+
 /// One transaction on one connection (incident 54). It owns its connection, so that work on it can run in any task; when it is
 /// dropped before its end, the connection is closed, which rolls it back and gives its locks free.
 ///
@@ -170,41 +176,47 @@ impl Transaction {
     }
 
     /// Runs a statement, prepared once per connection, and gives its rows.
-    pub async fn query(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, StoreError> {
-        let (client, turn) = (self.client()?, self.sending.lock().await);
-        let statement = client.prepare_cached(sql).await?;
-        send(client, turn, client.query(&statement, parameters)).await
+    pub fn query<'a>(&'a self, sql: &'a str, parameters: Parameters<'a>) -> Answer<'a, Vec<Row>> {
+        Box::pin(async move {
+            let (client, turn) = (self.client()?, self.sending.lock().await);
+            let statement = client.prepare_cached(sql).await?;
+            send(client, turn, client.query(&statement, parameters)).await
+        })
     }
 
     /// Runs a statement that gives one row.
-    pub async fn query_one(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Row, StoreError> {
-        let (client, turn) = (self.client()?, self.sending.lock().await);
-        let statement = client.prepare_cached(sql).await?;
-        send(client, turn, client.query_one(&statement, parameters)).await
+    pub fn query_one<'a>(&'a self, sql: &'a str, parameters: Parameters<'a>) -> Answer<'a, Row> {
+        Box::pin(async move {
+            let (client, turn) = (self.client()?, self.sending.lock().await);
+            let statement = client.prepare_cached(sql).await?;
+            send(client, turn, client.query_one(&statement, parameters)).await
+        })
     }
 
     /// Runs a statement that gives one row or none.
-    pub async fn query_opt(
-        &self,
-        sql: &str,
-        parameters: &[&(dyn ToSql + Sync)],
-    ) -> Result<Option<Row>, StoreError> {
-        let (client, turn) = (self.client()?, self.sending.lock().await);
-        let statement = client.prepare_cached(sql).await?;
-        send(client, turn, client.query_opt(&statement, parameters)).await
+    pub fn query_opt<'a>(&'a self, sql: &'a str, parameters: Parameters<'a>) -> Answer<'a, Option<Row>> {
+        Box::pin(async move {
+            let (client, turn) = (self.client()?, self.sending.lock().await);
+            let statement = client.prepare_cached(sql).await?;
+            send(client, turn, client.query_opt(&statement, parameters)).await
+        })
     }
 
     /// Runs a statement and gives the number of rows that it changed.
-    pub async fn execute(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<u64, StoreError> {
-        let (client, turn) = (self.client()?, self.sending.lock().await);
-        let statement = client.prepare_cached(sql).await?;
-        send(client, turn, client.execute(&statement, parameters)).await
+    pub fn execute<'a>(&'a self, sql: &'a str, parameters: Parameters<'a>) -> Answer<'a, u64> {
+        Box::pin(async move {
+            let (client, turn) = (self.client()?, self.sending.lock().await);
+            let statement = client.prepare_cached(sql).await?;
+            send(client, turn, client.execute(&statement, parameters)).await
+        })
     }
 
     /// Runs statements without parameters.
-    pub async fn batch_execute(&self, sql: &str) -> Result<(), StoreError> {
-        let (client, turn) = (self.client()?, self.sending.lock().await);
-        send(client, turn, client.batch_execute(sql)).await
+    pub fn batch_execute<'a>(&'a self, sql: &'a str) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let (client, turn) = (self.client()?, self.sending.lock().await);
+            send(client, turn, client.batch_execute(sql)).await
+        })
     }
 
     /// The transaction's time, by the database clock.
