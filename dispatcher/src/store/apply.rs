@@ -382,20 +382,23 @@ async fn attempts(
     transaction: &Transaction,
     concerned: &[(&TaskId, Option<u32>)],
 ) -> Result<Vec<Row>, StoreError> {
-    let sql = format!(
-        "SELECT {ATTEMPT_COLUMNS} FROM (\
-             SELECT u.task_id, u.attempt FROM unnest($1::text[], $2::integer[]) u(task_id, attempt) \
-             UNION SELECT t.task_id, t.attempts FROM tasks t WHERE t.task_id = ANY($3)) k \
-         JOIN attempts a ON a.task_id = k.task_id AND a.attempt = k.attempt \
-         ORDER BY a.task_id, a.attempt FOR NO KEY UPDATE OF a"
-    );
     let (ids, numbers): (Vec<&str>, Vec<i32>) = concerned
         .iter()
         .filter_map(|(task_id, attempt)| Some((task_id.as_str(), save::int((*attempt)?))))
         .unzip();
     let unnamed = concerned.iter().filter(|(_, attempt)| attempt.is_none());
     let unnamed: Vec<&str> = unnamed.map(|(task_id, _)| task_id.as_str()).collect();
-    transaction.query(&sql, &[&ids, &numbers, &unnamed]).await
+    transaction.query(&attempts_sql(), &[&ids, &numbers, &unnamed]).await
+}
+
+pub(super) fn attempts_sql() -> String {
+    format!(
+        "SELECT {ATTEMPT_COLUMNS} FROM (\
+             SELECT u.task_id, u.attempt FROM unnest($1::text[], $2::integer[]) u(task_id, attempt) \
+             UNION SELECT t.task_id, t.attempts FROM tasks t WHERE t.task_id = ANY($3)) k \
+         JOIN attempts a ON a.task_id = k.task_id AND a.attempt = k.attempt \
+         ORDER BY a.task_id, a.attempt FOR NO KEY UPDATE OF a"
+    )
 }
 
 async fn lock_workspaces(transaction: &Transaction, ids: &[&str]) -> Result<(), StoreError> {

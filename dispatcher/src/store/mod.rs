@@ -12,6 +12,7 @@ pub mod db;
 pub mod error;
 pub mod grants;
 pub mod intake;
+pub mod keyed;
 pub mod left_files;
 pub mod letters;
 pub mod listen;

@@ -62,9 +62,7 @@ pub struct Dispatch {
     pub age: Duration,
 }
 
-/// `outcome IS NULL` says that an attempt is open, as its CHECK has it, and is no condition of a partial index: every attempt is found by
-/// its key. With `ended_at IS NULL` the database compares each key with all that is open, which costs the square of a batch.
-const CONTENT: &str = "SELECT a.task_id, a.attempt, a.step AS attempt_step, a.lease_token, a.session, a.pool_id, a.agent_id, a.publish_no, \
+pub(super) const CONTENT: &str = "SELECT a.task_id, a.attempt, a.step AS attempt_step, a.lease_token, a.session, a.pool_id, a.agent_id, a.publish_no, \
         a.run_timeout_ms, t.workspace_id, t.kind, t.exclusive, t.steps::text AS steps, t.payload, t.traceparent, \
         t.approved_by, t.approved_at, t.approved_digest, t.artifact_attempt, m.manifest, f.epoch, \
         greatest(extract(epoch FROM clock_timestamp() - a.published_at), 0)::double precision AS age \

@@ -158,7 +158,7 @@ pub(crate) async fn new_attempts(
     fence("attempts", matched, new.len())
 }
 
-const UPDATE_ATTEMPTS: &str = "UPDATE attempts a SET
+pub(super) const UPDATE_ATTEMPTS: &str = "UPDATE attempts a SET
     started_at = u.started_at, nonce = u.nonce, revoke_requested_at = u.revoke_at, revoke_reason = u.revoke_reason,
     revoke_force = u.revoke_force, outcome = u.outcome, ended_at = u.ended_at,
     result = coalesce(u.result, a.result), log_lines = coalesce(u.log_lines, a.log_lines),
