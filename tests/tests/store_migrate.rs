@@ -19,6 +19,9 @@ async fn not_validated() -> TestDatabase {
     let seed = Seed::new(&database.db);
     seed.execute("DELETE FROM refinery_schema_history WHERE version >= $1", &[&VALIDATES]).await;
     seed.execute("DROP TABLE event_trials", &[]).await;
+    seed.execute("CREATE UNIQUE INDEX attempts_one_open ON attempts (task_id) WHERE ended_at IS NULL", &[])
+        .await;
+    seed.execute("DROP INDEX attempts_one_open_of_task", &[]).await;
     database
 }
 

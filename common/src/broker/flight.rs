@@ -31,7 +31,7 @@ const PUBLISH_NO_HEADER: &str = "x-publish-no";
 type Answer = Pin<Box<dyn Future<Output = (PublishNo, lapin::Result<Confirmation>)> + Send>>;
 
 /// A publish that was written and not answered.
-pub(super) struct Pending {
+struct Pending {
     request: Request,
     written: Instant,
 }
@@ -150,7 +150,7 @@ impl Flight {
         failed.map_or(Ok(()), Err)
     }
 
-    pub(super) fn enter(
+    fn enter(
         &mut self,
         no: PublishNo,
         mandatory: bool,
@@ -168,7 +168,7 @@ impl Flight {
         self.book.resolved(Confirmed { no, mandatory, ack, carried });
     }
 
-    pub(super) fn finish(&mut self, no: PublishNo, outcome: PublishOutcome) {
+    fn finish(&mut self, no: PublishNo, outcome: PublishOutcome) {
         let Some(pending) = self.pending.remove(&no) else { return };
         let (exchange, key) = (pending.request.message.exchange(), pending.request.message.routing_key());
         match &outcome {

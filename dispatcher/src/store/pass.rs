@@ -54,17 +54,18 @@ pub(crate) fn pause(row: &Row) -> Option<Pause> {
     })
 }
 
+pub(super) const AGENTS: &str = "SELECT g.agent_id, g.session, g.pod, g.slots, g.credit, g.max_exclusive, g.handlers, g.live, \
+        g.draining OR g.drain_requested_at IS NOT NULL AS draining, \
+        g.paused_at, g.paused_by, g.paused_why, \
+        coalesce(o.open, 0)::integer AS open, coalesce(o.open_exclusive, 0)::integer AS open_exclusive \
+    FROM agents g LEFT JOIN LATERAL ( \
+        SELECT count(*) AS open, count(*) FILTER (WHERE a.exclusive) AS open_exclusive FROM attempts a \
+        WHERE a.pool_id = g.pool_id AND a.agent_id = g.agent_id AND a.session = g.session AND a.ended_at IS NULL) o ON true \
+    WHERE g.pool_id = $1 ORDER BY g.agent_id";
+
 /// The pool's agents with the open attempts of their current session, derived (incidents 27, 71).
 pub(crate) async fn agents(transaction: &Transaction, pool: &PoolId) -> Result<Vec<AgentView>, StoreError> {
-    const SQL: &str = "SELECT g.agent_id, g.session, g.pod, g.slots, g.credit, g.max_exclusive, g.handlers, g.live, \
-            g.draining OR g.drain_requested_at IS NOT NULL AS draining, \
-            g.paused_at, g.paused_by, g.paused_why, \
-            coalesce(o.open, 0)::integer AS open, coalesce(o.open_exclusive, 0)::integer AS open_exclusive \
-        FROM agents g LEFT JOIN LATERAL ( \
-            SELECT count(*) AS open, count(*) FILTER (WHERE a.exclusive) AS open_exclusive FROM attempts a \
-            WHERE a.pool_id = g.pool_id AND a.agent_id = g.agent_id AND a.session = g.session AND a.ended_at IS NULL) o ON true \
-        WHERE g.pool_id = $1 ORDER BY g.agent_id";
-    transaction.query(SQL, &[&pool.as_str()]).await?.iter().map(agent).collect()
+    transaction.query(AGENTS, &[&pool.as_str()]).await?.iter().map(agent).collect()
 }
 
 fn agent(row: &Row) -> Result<AgentView, StoreError> {

@@ -208,6 +208,22 @@ impl Listed {
     }
 }
 
+/// Open attempts are found agent by agent, and what is listed in a hash, by `IN`: joined, each open attempt would be compared with
+/// everything that all agents list. Only what changes is locked.
+pub(super) const COMPARE_IN_HAND: &str = "UPDATE attempts a SET unlisted = CASE WHEN j.is_listed THEN 0 ELSE a.unlisted + 1 END \
+        FROM (SELECT x.task_id, x.attempt, o.is_listed \
+            FROM unnest($1::text[], $2::text[], $3::uuid[]) h(pool_id, agent_id, session) \
+            CROSS JOIN LATERAL (SELECT y.task_id, y.attempt, y.unlisted, y.confirmed_at, y.started_at, \
+                    (y.task_id, y.attempt, y.session) IN (SELECT * FROM unnest($4::text[], $5::integer[], $6::uuid[])) AS is_listed \
+                FROM attempts y WHERE y.pool_id = h.pool_id AND y.agent_id = h.agent_id AND y.session = h.session \
+                    AND y.ended_at IS NULL OFFSET 0) o \
+            JOIN attempts x ON x.task_id = o.task_id AND x.attempt = o.attempt AND x.outcome IS NULL \
+            WHERE (o.is_listed AND o.unlisted > 0) \
+               OR (NOT o.is_listed AND $7 AND o.unlisted < $9 AND o.confirmed_at < now() - $8 * interval '1 second' \
+                   AND coalesce(o.started_at, '-infinity') < now() - $8 * interval '1 second') \
+            ORDER BY x.task_id, x.attempt FOR NO KEY UPDATE OF x) j \
+        WHERE a.task_id = j.task_id AND a.attempt = j.attempt AND a.outcome IS NULL";
+
 /// Compares what agents list with what they were given (protocol C2). An attempt counts as unlisted only when its publish was
 /// confirmed, and any start granted, longer than `margin` before the sign was received: an assignment on its way must not count.
 /// With `silence_counts` false, because outcomes wait that nobody has read, nothing is counted, only forgiven.
@@ -220,23 +236,12 @@ pub async fn compare_in_hand(
     if heard.is_empty() {
         return Ok(0);
     }
-    const SQL: &str = "UPDATE attempts a SET unlisted = CASE WHEN j.is_listed THEN 0 ELSE a.unlisted + 1 END \
-        FROM (SELECT x.task_id, x.attempt, l.task_id IS NOT NULL AS is_listed \
-            FROM unnest($1::text[], $2::text[], $3::uuid[]) h(pool_id, agent_id, session) \
-            JOIN attempts x ON x.pool_id = h.pool_id AND x.agent_id = h.agent_id AND x.session = h.session AND x.ended_at IS NULL \
-            LEFT JOIN unnest($4::text[], $5::integer[], $6::uuid[]) l(task_id, attempt, session) \
-                ON l.task_id = x.task_id AND l.attempt = x.attempt AND l.session = x.session \
-            WHERE (l.task_id IS NOT NULL AND x.unlisted > 0) \
-               OR (l.task_id IS NULL AND $7 AND x.unlisted < $9 AND x.confirmed_at < now() - $8 * interval '1 second' \
-                   AND coalesce(x.started_at, '-infinity') < now() - $8 * interval '1 second') \
-            ORDER BY x.task_id, x.attempt FOR NO KEY UPDATE OF x) j \
-        WHERE a.task_id = j.task_id AND a.attempt = j.attempt AND a.outcome IS NULL";
     let pools: Vec<&str> = heard.iter().map(|beat| beat.agent.pool.as_str()).collect();
     let agents: Vec<&str> = heard.iter().map(|beat| beat.agent.agent.as_str()).collect();
     let sessions: Vec<Uuid> = heard.iter().map(|beat| beat.presence.session.0).collect();
     let listed = Listed::of(heard.iter().flat_map(|beat| &beat.presence.in_hand));
     let connection = db.connection().await?;
-    let statement = connection.prepare_cached(SQL).await?;
+    let statement = connection.prepare_cached(COMPARE_IN_HAND).await?;
     let changed = connection
         .execute(
             &statement,

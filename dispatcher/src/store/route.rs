@@ -240,16 +240,16 @@ async fn unconfirmed(db: &Db, sql: &str, after: Duration) -> Result<Vec<Publish>
     rows.iter().map(publish).collect()
 }
 
-/// Records confirms of attempts that are still open; most have ended by then, and cost nothing (protocol B2).
-pub async fn record_confirms(db: &Db, keys: &[AttemptKey]) -> Result<u64, StoreError> {
-    const SQL: &str = "UPDATE attempts a SET confirmed_at = now() \
-        FROM (SELECT x.task_id, x.attempt FROM attempts x \
-              WHERE x.ended_at IS NULL AND x.confirmed_at IS NULL AND x.task_id = ANY($1) \
-                AND (x.task_id, x.attempt) IN (SELECT * FROM unnest($1::text[], $2::integer[])) \
-              ORDER BY x.task_id, x.attempt FOR NO KEY UPDATE OF x) c \
+pub(super) const RECORD_CONFIRMS: &str = "UPDATE attempts a SET confirmed_at = now() \
+        FROM (SELECT x.task_id, x.attempt FROM unnest($1::text[], $2::integer[]) u(task_id, attempt) \
+              JOIN attempts x ON x.task_id = u.task_id AND x.attempt = u.attempt \
+              WHERE x.outcome IS NULL AND x.confirmed_at IS NULL ORDER BY x.task_id, x.attempt FOR NO KEY UPDATE OF x) c \
         WHERE a.task_id = c.task_id AND a.attempt = c.attempt";
+
+/// Records confirms of attempts that are still open; most have ended by then, and are only looked at (protocol B2).
+pub async fn record_confirms(db: &Db, keys: &[AttemptKey]) -> Result<u64, StoreError> {
     let connection = db.connection().await?;
-    let statement = connection.prepare_cached(SQL).await?;
+    let statement = connection.prepare_cached(RECORD_CONFIRMS).await?;
     let (ids, numbers): (Vec<&str>, Vec<i32>) =
         keys.iter().map(|key| (key.task_id.as_str(), int(key.attempt))).unzip();
     Ok(connection.execute(&statement, &[&ids, &numbers]).await?)

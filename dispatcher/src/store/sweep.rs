@@ -66,7 +66,7 @@ pub(crate) async fn due(db: &Db) -> Result<Vec<Named>, StoreError> {
 /// Tasks whose deadline has passed, and whose agent has not been told yet.
 pub(crate) async fn deadlines(db: &Db) -> Result<Vec<Named>, StoreError> {
     const SQL: &str = "SELECT t.task_id FROM tasks t \
-        LEFT JOIN attempts a ON a.task_id = t.task_id AND a.ended_at IS NULL \
+        LEFT JOIN attempts a ON a.task_id = t.task_id AND a.outcome IS NULL \
         WHERE t.deadline <= now() AND t.finished_at IS NULL AND t.status <> 'uncertain' \
             AND (a.task_id IS NULL OR NOT coalesce(a.revoke_force, false)) ORDER BY t.deadline LIMIT $1";
     find(db, SQL, &[&BATCH_MAX_COUNT], |_| Ok(Input::DeadlinePassed)).await

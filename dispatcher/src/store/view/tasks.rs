@@ -89,7 +89,7 @@ const LIST: &str = "t.step_name, t.priority, t.created_at, t.replay_of, \
     LEFT JOIN LATERAL (SELECT x.task_id AS held_by FROM tasks x WHERE t.status = 'blocked' AND x.workspace_id = t.workspace_id \
         AND x.exclusive AND x.position < t.position AND x.finished_at IS NULL ORDER BY x.position LIMIT 1) h ON true \
     LEFT JOIN LATERAL (SELECT y.revoke_requested_at IS NOT NULL AS stop FROM attempts y \
-        WHERE y.task_id = t.task_id AND y.ended_at IS NULL LIMIT 1) a ON true \
+        WHERE y.task_id = t.task_id AND y.outcome IS NULL LIMIT 1) a ON true \
     WHERE ($1::text IS NULL OR t.task_id = $1) AND (cardinality($2::text[]) = 0 OR t.status = ANY($2)) \
         AND ($3::text IS NULL OR t.workspace_id = $3) AND ($4::text IS NULL OR t.pool_id = $4) AND ($5::text IS NULL OR t.kind = $5) \
     ORDER BY t.seq DESC LIMIT $6";
