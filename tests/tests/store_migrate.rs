@@ -74,6 +74,31 @@ async fn a_migration_that_finds_a_table_in_use_gives_way_says_so_and_can_be_run_
 }
 
 #[tokio::test]
+async fn who_settles_an_attempt_while_its_index_is_made_is_not_stopped() {
+    let database = not_validated().await;
+    let seed = Seed::new(&database.db);
+    seed.workspace("w", "default").await;
+    let agent = seed.agent("default", "worker-0").await;
+    let task = seed.task(&TaskSeed::new("t", "w", "plan")).await;
+    seed.assign(&task, &agent).await;
+    let settles = database.another_replica().connection().await.unwrap();
+    settles.batch_execute("BEGIN; SELECT 1 FROM attempts FOR NO KEY UPDATE").await.unwrap();
+    let migrates = migrate::migrate(&database.db);
+    let goes_on = async {
+        until("the migration waits for the table", Duration::from_secs(60), async || {
+            let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'relation'";
+            let waits: i64 = settles.query_one(sql, &[]).await?.get(0);
+            Ok(Look::holds(waits == 1, || format!("{waits}")))
+        })
+        .await
+        .unwrap();
+        settles.batch_execute("UPDATE attempts SET unlisted = 1; COMMIT").await.unwrap();
+    };
+    let (applied, ()) = futures::join!(migrates, goes_on);
+    assert_eq!(applied.unwrap().len(), lacking().len());
+}
+
+#[tokio::test]
 async fn a_second_migrate_waits_for_the_first_however_long_it_takes() {
     let database = not_validated().await;
     let first = database.another_replica().connection().await.unwrap();

@@ -8,8 +8,10 @@
 use switchyard_dispatcher::store::StoreError;
 use switchyard_dispatcher::store::plans::{self, Batched};
 use switchyard_tests::harness::database::TestDatabase;
-use switchyard_tests::harness::seed::Seed;
+use switchyard_tests::harness::seed::{Seed, TaskSeed};
 
+/// Enough for answers to arrive in between more than once.
+const ROUNDS: usize = 200;
 /// Texts that differ, so that each is prepared when it is first run.
 const FIRST: &str = "SELECT nextval('turns') AS turn, 'first' AS which";
 const SECOND: &str = "SELECT nextval('turns') AS turn, 'second' AS which";
@@ -55,53 +57,89 @@ async fn what_is_begun_together_belongs_to_the_transaction_from_its_first_statem
     assert_eq!(seed.value::<i64>("SELECT count(*) FROM kept", &[]).await, 0);
 }
 
-#[tokio::test]
+/// On several threads, where answers arrive between one look at a statement and the next.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_first_error_of_what_is_begun_together_is_the_one_that_is_told() {
     let database = TestDatabase::new().await;
     let seed = Seed::new(&database.db);
     seed.execute("CREATE TABLE small (n integer CHECK (n < 10))", &[]).await;
-    let refused = database
-        .db
-        .transaction(|transaction| async move {
-            futures::try_join!(
-                transaction.execute("INSERT INTO small VALUES (10)", &[]),
-                transaction.query("SELECT n FROM small", &[])
-            )
-        })
-        .await
-        .unwrap_err();
-    assert!(refused.is_of_the_row(), "not what the transaction failed with: {refused}");
+    for round in 0..ROUNDS {
+        let refused = database
+            .db
+            .transaction(|transaction| async move {
+                futures::try_join!(
+                    transaction.query("SELECT n FROM small", &[]),
+                    transaction.execute("INSERT INTO small VALUES (10)", &[]),
+                    transaction.query("SELECT n + 1 FROM small", &[]),
+                    transaction.query("SELECT n + 2 FROM small", &[]),
+                    transaction.query("SELECT n + 3 FROM small", &[])
+                )
+            })
+            .await
+            .unwrap_err();
+        assert!(refused.is_of_the_row(), "round {round}: not what the transaction failed with: {refused}");
+    }
     // The connection is whole again.
     assert_eq!(seed.value::<i64>("SELECT count(*) FROM small", &[]).await, 0);
 }
 
 #[tokio::test]
-async fn a_transaction_in_which_nothing_is_said_ends_in_peace() {
+async fn a_transaction_in_which_a_statement_failed_is_not_committed_even_if_nobody_looked() {
     let database = TestDatabase::new().await;
-    database.db.transaction(|_| async { Ok(()) }).await.unwrap();
-    assert_eq!(Seed::new(&database.db).value::<i32>("SELECT 1", &[]).await, 1);
+    let seed = Seed::new(&database.db);
+    seed.execute("CREATE TABLE small (n integer CHECK (n < 10))", &[]).await;
+    let ended = database
+        .db
+        .transaction(|transaction| async move {
+            transaction.execute("INSERT INTO small VALUES (1)", &[]).await?;
+            let _not_looked_at = transaction.execute("INSERT INTO small VALUES (10)", &[]).await;
+            Ok(())
+        })
+        .await;
+    assert!(ended.is_err(), "it says that it has committed what the database rolled back");
+    assert_eq!(seed.value::<i64>("SELECT count(*) FROM small", &[]).await, 0);
 }
 
-/// With plans as they are made while the tables are new and small, which is when a wrong one is kept for the life of a connection.
 #[tokio::test]
 async fn no_batch_is_compared_with_all_that_is_open_or_with_all_that_is_listed() {
     let database = TestDatabase::new().await;
     let connection = database.db.connection().await.unwrap();
+    // As a new connection plans them, when the tables are new, and when a few rows have been counted.
+    hold_plans(&connection, "new").await;
+    let seed = Seed::new(&database.db);
+    seed.workspace("w", "default").await;
+    let agent = seed.agent("default", "worker-0").await;
+    let task = seed.task(&TaskSeed::new("t", "w", "plan_and_apply")).await;
+    seed.assign(&task, &agent).await;
+    connection.batch_execute("ANALYZE").await.unwrap();
+    hold_plans(&connection, "small").await;
+}
+
+async fn hold_plans(connection: &tokio_postgres::Client, tables: &str) {
     for (number, Batched { what, sql, indexes }) in plans::statements().into_iter().enumerate() {
         let parameters = connection.prepare(&sql).await.unwrap().params().len();
-        connection.batch_execute(&format!("PREPARE batched_{number} AS {sql}")).await.unwrap();
+        connection.batch_execute(&format!("PREPARE {tables}_{number} AS {sql}")).await.unwrap();
         let nulls = vec!["NULL"; parameters].join(", ");
-        let plan =
-            connection.query(&format!("EXPLAIN EXECUTE batched_{number}({nulls})"), &[]).await.unwrap();
+        let explain = format!("EXPLAIN (VERBOSE) EXECUTE {tables}_{number}({nulls})");
+        let plan = connection.query(&explain, &[]).await.unwrap();
         let plan: Vec<String> = plan.iter().map(|row| row.get(0)).collect();
-        let by_index =
-            |line: &String| indexes.iter().any(|index| line.contains(&format!("using {index} on")));
-        let reads = |line: &&String| line.contains("Scan") && line.contains(" attempts ");
+        let whole = || format!("with {tables} tables:\n{}", plan.join("\n"));
+        let by_index = |line: &str| {
+            indexes.iter().any(|index| line.contains(&format!("using {index} on")))
+                || indexes.iter().any(|index| line.contains(&format!("Bitmap Index Scan on {index} ")))
+        };
+        let reads = |line: &&String| {
+            ["Index Scan", "Index Only Scan"].iter().any(|scan| line.contains(scan))
+                || (line.contains("Seq Scan on ") && !line.contains(" public.fence "))
+        };
         let astray = plan.iter().filter(reads).find(|line| !by_index(line));
-        assert_eq!(astray, None, "what {what} finds attempts in another way:\n{}", plan.join("\n"));
-        assert!(plan.iter().any(by_index), "what {what} finds no attempts:\n{}", plan.join("\n"));
-        let compares = |line: &&String| line.contains("Join Filter:") && line.contains(" = ");
-        let compared = plan.iter().find(compares);
-        assert_eq!(compared, None, "what {what} compares each with each:\n{}", plan.join("\n"));
+        assert_eq!(astray, None, "what {what} finds rows in another way, {}", whole());
+        assert!(plan.iter().any(|line| by_index(line)), "what {what} finds no rows by an index, {}", whole());
+        let compares = |line: &&String| line.contains("Join Filter:") && line.contains(".task_id");
+        let keyed = |line: &str| line.contains("Join Filter: (a.task_id = t.task_id)");
+        let compared = plan.iter().filter(compares).find(|line| !keyed(line));
+        assert_eq!(compared, None, "what {what} compares each with each, {}", whole());
+        let walks = plan.iter().find(|line| line.contains("(SubPlan"));
+        assert_eq!(walks, None, "what {what} walks through a list, {}", whole());
     }
 }

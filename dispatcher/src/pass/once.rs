@@ -145,13 +145,13 @@ async fn assign(
     pool: &PoolId,
     plan: &Plan,
 ) -> Result<Assigned, StoreError> {
-    if plan.placements.is_empty() {
+    let Some(served) = plan.served_rank() else {
         return Ok(Assigned::default());
-    }
+    };
     // The rank before the savepoint: a row that one transaction locks and its subtransaction changes is dear to read for everybody else.
     let opening = async {
         futures::try_join!(
-            pass::advance_rank(transaction, pool, plan.served_rank()),
+            pass::advance_rank(transaction, pool, served),
             transaction.batch_execute("SAVEPOINT placements")
         )
         .map(drop)

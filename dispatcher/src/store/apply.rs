@@ -17,10 +17,10 @@ use switchyard_common::task::{
 use super::db::{Db, Transaction};
 use super::error::StoreError;
 use super::letters::{self, AttemptLetter};
+use super::locks;
 use super::reports::{self, Facts};
-use super::rows::{self, ATTEMPT_COLUMNS, TASK_COLUMNS};
+use super::rows::{self, TASK_COLUMNS};
 use super::save::{self, ChangedAttempt, ChangedTask};
-use tokio_postgres::Row;
 
 /// An input for a task.
 #[derive(Debug, Clone, PartialEq)]
@@ -116,10 +116,10 @@ impl<'a> Applier<'a> {
         let ids: Vec<&str> = ids.into_iter().collect();
         // In this order: workspaces, tasks, attempts (protocol E1).
         let ((), now, tasks, attempts) = futures::try_join!(
-            lock_workspaces(transaction, &ids),
+            locks::workspaces(transaction, &ids),
             transaction.now(),
-            tasks(transaction, &ids),
-            attempts(transaction, concerned)
+            locks::tasks(transaction, &ids),
+            locks::attempts(transaction, concerned)
         )?;
         let mut applier = Self {
             db,
@@ -169,7 +169,7 @@ impl<'a> Applier<'a> {
             .filter(placeless)
             .filter_map(|named| Some(self.current.get(&named.task_id)?.workspace.clone()))
             .collect();
-        self.places = places(self.transaction, &workspaces).await?;
+        self.places = locks::places(self.transaction, &workspaces).await?;
         Ok(())
     }
 
@@ -334,12 +334,12 @@ impl<'a> Applier<'a> {
     /// The first stored waiter of every released workspace that this batch does not end.
     async fn load_waiters(&mut self) -> Result<(), StoreError> {
         let released: Vec<&str> = self.released.iter().map(WorkspaceId::as_str).collect();
-        let ended: Vec<&str> = self
-            .current
-            .values()
-            .filter(|task| self.released.contains(&task.workspace) && !occupies_workspace(task))
-            .map(|task| task.id.as_str())
-            .collect();
+        let was_blocked =
+            |task: &Task| self.loaded.get(&task.id).is_some_and(|before| before.status == Status::Blocked);
+        let ended = |task: &&Task| {
+            self.released.contains(&task.workspace) && was_blocked(task) && !occupies_workspace(task)
+        };
+        let ended: Vec<&str> = self.current.values().filter(ended).map(|task| task.id.as_str()).collect();
         let sql = format!(
             "SELECT {TASK_COLUMNS} FROM unnest($1::text[]) w(workspace_id) CROSS JOIN LATERAL (\
                  SELECT * FROM tasks b WHERE b.workspace_id = w.workspace_id AND b.status = 'blocked' AND b.task_id <> ALL($2) \
@@ -366,65 +366,4 @@ impl<'a> Applier<'a> {
             .collect();
         super::notify::record(self.transaction, &told, self.now).await
     }
-}
-
-/// Locks tasks and gives their rows.
-async fn tasks(transaction: &Transaction, ids: &[&str]) -> Result<Vec<Row>, StoreError> {
-    let sql = format!(
-        "SELECT {TASK_COLUMNS} FROM tasks t WHERE t.task_id = ANY($1) ORDER BY t.task_id FOR NO KEY UPDATE OF t"
-    );
-    transaction.query(&sql, &[&ids]).await
-}
-
-/// Locks the attempts that are named, and where none is named the newest of the task, and gives their rows. The open attempt of a task is its
-/// newest one: found by its key, because an index of all that are open costs as much as is open.
-async fn attempts(
-    transaction: &Transaction,
-    concerned: &[(&TaskId, Option<u32>)],
-) -> Result<Vec<Row>, StoreError> {
-    let (ids, numbers): (Vec<&str>, Vec<i32>) = concerned
-        .iter()
-        .filter_map(|(task_id, attempt)| Some((task_id.as_str(), save::int((*attempt)?))))
-        .unzip();
-    let unnamed = concerned.iter().filter(|(_, attempt)| attempt.is_none());
-    let unnamed: Vec<&str> = unnamed.map(|(task_id, _)| task_id.as_str()).collect();
-    transaction.query(&attempts_sql(), &[&ids, &numbers, &unnamed]).await
-}
-
-pub(super) fn attempts_sql() -> String {
-    format!(
-        "SELECT {ATTEMPT_COLUMNS} FROM (\
-             SELECT u.task_id, u.attempt FROM unnest($1::text[], $2::integer[]) u(task_id, attempt) \
-             UNION SELECT t.task_id, t.attempts FROM tasks t WHERE t.task_id = ANY($3)) k \
-         JOIN attempts a ON a.task_id = k.task_id AND a.attempt = k.attempt \
-         ORDER BY a.task_id, a.attempt FOR NO KEY UPDATE OF a"
-    )
-}
-
-async fn lock_workspaces(transaction: &Transaction, ids: &[&str]) -> Result<(), StoreError> {
-    const SQL: &str = "SELECT workspace_id FROM workspaces WHERE workspace_id IN \
-        (SELECT workspace_id FROM tasks WHERE task_id = ANY($1) AND exclusive) ORDER BY workspace_id FOR NO KEY UPDATE";
-    transaction.query(SQL, &[&ids]).await?;
-    Ok(())
-}
-
-/// What each workspace says to the next task that takes a place in it. The caller holds the workspaces' locks; positions are
-/// raised at once, since the caller is about to use them.
-pub(crate) async fn places(
-    transaction: &Transaction,
-    workspaces: &BTreeSet<WorkspaceId>,
-) -> Result<BTreeMap<WorkspaceId, Place>, StoreError> {
-    if workspaces.is_empty() {
-        return Ok(BTreeMap::new());
-    }
-    const SQL: &str = "SELECT w.workspace_id, w.next_position, NOT EXISTS (SELECT 1 FROM tasks t WHERE t.workspace_id = w.workspace_id \
-            AND t.exclusive AND t.position IS NOT NULL AND t.finished_at IS NULL) AS is_head \
-        FROM workspaces w WHERE w.workspace_id = ANY($1)";
-    let ids: Vec<&str> = workspaces.iter().map(WorkspaceId::as_str).collect();
-    let mut places = BTreeMap::new();
-    for row in transaction.query(SQL, &[&ids]).await? {
-        let id: WorkspaceId = rows::parsed("workspace_id", row.get::<_, &str>("workspace_id").parse())?;
-        places.insert(id, Place { position: row.get("next_position"), is_head: row.get("is_head") });
-    }
-    Ok(places)
 }

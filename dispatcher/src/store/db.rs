@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
 use futures::future::BoxFuture;
 use tokio::sync::{Mutex, MutexGuard};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Connection, Row, Socket};
 use uuid::Uuid;
@@ -47,7 +48,7 @@ pub struct DbConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Plans {
     /// By index only, for the dispatcher's own work: every batch names its rows. A plan that was made while a table was small and kept
-    /// for a prepared statement would otherwise read the whole table for ever after.
+    /// for a prepared statement would otherwise read the whole table until its rows are counted again.
     ByIndex,
     /// As the database sees fit, for people's questions and the audit.
     Free,
@@ -160,15 +161,15 @@ type Answer<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
 /// first polled, without waiting for each other's answers, and the database runs them in that order.
 pub struct Transaction {
     connection: Option<Object>,
-    /// Held by the statement that is about to be sent. Whether the transaction has begun at the database.
-    sending: Mutex<bool>,
+    /// Whether the transaction has begun at the database. Held by the statement that is about to be sent.
+    begun: Mutex<bool>,
 }
 
 impl Transaction {
     /// Nothing is sent yet: `BEGIN` travels with the first statement.
     fn begin(connection: Object) -> Self {
         // From here on a drop closes the connection: it may be inside a transaction.
-        Self { connection: Some(connection), sending: Mutex::new(false) }
+        Self { connection: Some(connection), begun: Mutex::new(false) }
     }
 
     fn client(&self) -> Result<&Object, StoreError> {
@@ -178,7 +179,7 @@ impl Transaction {
     /// Runs a statement, prepared once per connection, and gives its rows.
     pub fn query<'a>(&'a self, sql: &'a str, parameters: Parameters<'a>) -> Answer<'a, Vec<Row>> {
         Box::pin(async move {
-            let (client, turn) = (self.client()?, self.sending.lock().await);
+            let (client, turn) = (self.client()?, self.begun.lock().await);
             let statement = client.prepare_cached(sql).await?;
             send(client, turn, client.query(&statement, parameters)).await
         })
@@ -187,7 +188,7 @@ impl Transaction {
     /// Runs a statement that gives one row.
     pub fn query_one<'a>(&'a self, sql: &'a str, parameters: Parameters<'a>) -> Answer<'a, Row> {
         Box::pin(async move {
-            let (client, turn) = (self.client()?, self.sending.lock().await);
+            let (client, turn) = (self.client()?, self.begun.lock().await);
             let statement = client.prepare_cached(sql).await?;
             send(client, turn, client.query_one(&statement, parameters)).await
         })
@@ -196,7 +197,7 @@ impl Transaction {
     /// Runs a statement that gives one row or none.
     pub fn query_opt<'a>(&'a self, sql: &'a str, parameters: Parameters<'a>) -> Answer<'a, Option<Row>> {
         Box::pin(async move {
-            let (client, turn) = (self.client()?, self.sending.lock().await);
+            let (client, turn) = (self.client()?, self.begun.lock().await);
             let statement = client.prepare_cached(sql).await?;
             send(client, turn, client.query_opt(&statement, parameters)).await
         })
@@ -205,7 +206,7 @@ impl Transaction {
     /// Runs a statement and gives the number of rows that it changed.
     pub fn execute<'a>(&'a self, sql: &'a str, parameters: Parameters<'a>) -> Answer<'a, u64> {
         Box::pin(async move {
-            let (client, turn) = (self.client()?, self.sending.lock().await);
+            let (client, turn) = (self.client()?, self.begun.lock().await);
             let statement = client.prepare_cached(sql).await?;
             send(client, turn, client.execute(&statement, parameters)).await
         })
@@ -214,7 +215,7 @@ impl Transaction {
     /// Runs statements without parameters.
     pub fn batch_execute<'a>(&'a self, sql: &'a str) -> Answer<'a, ()> {
         Box::pin(async move {
-            let (client, turn) = (self.client()?, self.sending.lock().await);
+            let (client, turn) = (self.client()?, self.begun.lock().await);
             send(client, turn, client.batch_execute(sql)).await
         })
     }
@@ -228,8 +229,9 @@ impl Transaction {
     async fn commit(this: Arc<Self>) -> Result<(), StoreError> {
         let mut transaction = Arc::try_unwrap(this)
             .map_err(|_| StoreError::Statement("the transaction is still in use at its commit".into()))?;
-        if *transaction.sending.get_mut() {
-            transaction.client()?.batch_execute("COMMIT").await?;
+        if *transaction.begun.get_mut() {
+            // `COMMIT` alone is answered without an error when a statement has failed, and rolls back.
+            transaction.client()?.batch_execute("SELECT 1; COMMIT").await?;
         }
         drop(transaction.connection.take());
         Ok(())
@@ -238,8 +240,9 @@ impl Transaction {
     /// Rolls back; where that fails, the connection is closed, which does the same.
     async fn rollback(this: Arc<Self>) {
         let Ok(mut transaction) = Arc::try_unwrap(this) else { return };
+        let begun = *transaction.begun.get_mut();
         let Ok(client) = transaction.client() else { return };
-        if client.batch_execute("ROLLBACK").await.is_ok() {
+        if !begun || client.batch_execute("ROLLBACK").await.is_ok() {
             drop(transaction.connection.take());
         }
     }
@@ -263,10 +266,20 @@ async fn send<T>(
     // The client library hands a prepared statement to its connection when it is first polled.
     let first = poll_fn(|context| Poll::Ready(answer.as_mut().poll(context))).await;
     drop(turn);
-    match first {
-        Poll::Ready(answer) => Ok(answer?),
-        Poll::Pending => Ok(answer.await?),
+    let answer = match first {
+        Poll::Ready(answer) => answer,
+        Poll::Pending => answer.await,
+    };
+    if answer.as_ref().is_err_and(follows_another) {
+        // Answers come in order: the statement that has failed is told so by now, and its turn to be asked comes first.
+        tokio::task::yield_now().await;
     }
+    Ok(answer?)
+}
+
+/// Only says that an earlier statement of the transaction has failed.
+fn follows_another(error: &tokio_postgres::Error) -> bool {
+    error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION)
 }
 
 impl Drop for Transaction {

@@ -15,6 +15,7 @@ pub mod intake;
 pub mod left_files;
 pub mod letters;
 pub mod listen;
+mod locks;
 pub mod logs;
 pub mod migrate;
 pub mod notes;

@@ -132,13 +132,12 @@ fn candidate(row: &Row) -> Result<Candidate, StoreError> {
     })
 }
 
-/// Moves the pool's virtual time up to what was served, if anything was.
+/// Moves the pool's virtual time up to what was served.
 pub(crate) async fn advance_rank(
     transaction: &Transaction,
     pool: &PoolId,
-    served: Option<i64>,
+    served: i64,
 ) -> Result<(), StoreError> {
-    let Some(served) = served else { return Ok(()) };
     const SQL: &str = "UPDATE pools SET served_rank = greatest(served_rank, $2) WHERE pool_id = $1";
     transaction.execute(SQL, &[&pool.as_str(), &served]).await?;
     Ok(())

@@ -8,7 +8,7 @@
 //!   its `ended_at IS NULL`, for which there is one index alone.
 //! - Whether something is in a list is asked with `IN`, which looks it up in a hash, in place of a join with the list.
 
-use super::{apply, pass, presence, route, save};
+use super::{locks, pass, presence, refusals, route, save};
 
 /// One of them.
 #[derive(Debug, Clone)]
@@ -17,23 +17,29 @@ pub struct Batched {
     pub what: &'static str,
     /// Its text.
     pub sql: String,
-    /// The indexes of attempts that it may use.
+    /// The indexes by which it may find rows.
     pub indexes: &'static [&'static str],
 }
 
 /// All of them.
 #[must_use]
 pub fn statements() -> Vec<Batched> {
-    const KEY: &[&str] = &["attempts_pkey"];
-    const AGENT: &[&str] = &["attempts_open_by_agent"];
-    const KEY_AND_AGENT: &[&str] = &["attempts_pkey", "attempts_open_by_agent"];
+    const KEYS: &[&str] =
+        &["workspaces_pkey", "tasks_pkey", "attempts_pkey", "agents_pkey", "artifacts_pkey", "fence_pkey"];
+    const AGENT: &[&str] = &["agents_pkey", "attempts_pkey", "attempts_open_by_agent"];
     let batched = |what, sql: &str, indexes| Batched { what, sql: sql.to_owned(), indexes };
     vec![
-        batched("locks attempts", &apply::attempts_sql(), KEY),
-        batched("writes attempts", save::UPDATE_ATTEMPTS, KEY),
-        batched("reads assignments", route::CONTENT, KEY),
-        batched("records confirms", route::RECORD_CONFIRMS, KEY),
+        batched("locks workspaces", locks::LOCK_WORKSPACES, KEYS),
+        batched("locks tasks", &locks::tasks_sql(), KEYS),
+        batched("locks attempts", &locks::attempts_sql(), KEYS),
+        batched("writes tasks", save::UPDATE_TASKS, KEYS),
+        batched("writes attempts", save::UPDATE_ATTEMPTS, KEYS),
+        batched("reads assignments", route::CONTENT, KEYS),
+        batched("records confirms", route::RECORD_CONFIRMS, KEYS),
+        batched("claims publishes", route::CLAIM_RESENDS, KEYS),
+        batched("renews publishes", route::RENEW, KEYS),
+        batched("reads refused claims", &refusals::named_sql(), KEYS),
         batched("counts what agents have in hand", pass::AGENTS, AGENT),
-        batched("compares what agents list", presence::COMPARE_IN_HAND, KEY_AND_AGENT),
+        batched("compares what agents list", presence::COMPARE_IN_HAND, AGENT),
     ]
 }

@@ -209,7 +209,8 @@ impl Listed {
 }
 
 /// Open attempts are found agent by agent, and what is listed in a hash, by `IN`: joined, each open attempt would be compared with
-/// everything that all agents list. Only what changes is locked.
+/// everything that all agents list. Only what changes is locked, and looked at again
+/// under its lock: a start may have been granted meanwhile.
 pub(super) const COMPARE_IN_HAND: &str = "UPDATE attempts a SET unlisted = CASE WHEN j.is_listed THEN 0 ELSE a.unlisted + 1 END \
         FROM (SELECT x.task_id, x.attempt, o.is_listed \
             FROM unnest($1::text[], $2::text[], $3::uuid[]) h(pool_id, agent_id, session) \
@@ -222,7 +223,9 @@ pub(super) const COMPARE_IN_HAND: &str = "UPDATE attempts a SET unlisted = CASE 
                OR (NOT o.is_listed AND $7 AND o.unlisted < $9 AND o.confirmed_at < now() - $8 * interval '1 second' \
                    AND coalesce(o.started_at, '-infinity') < now() - $8 * interval '1 second') \
             ORDER BY x.task_id, x.attempt FOR NO KEY UPDATE OF x) j \
-        WHERE a.task_id = j.task_id AND a.attempt = j.attempt AND a.outcome IS NULL";
+        WHERE a.task_id = j.task_id AND a.attempt = j.attempt AND a.outcome IS NULL \
+            AND (j.is_listed OR (a.confirmed_at < now() - $8 * interval '1 second' \
+                AND coalesce(a.started_at, '-infinity') < now() - $8 * interval '1 second'))";
 
 /// Compares what agents list with what they were given (protocol C2). An attempt counts as unlisted only when its publish was
 /// confirmed, and any start granted, longer than `margin` before the sign was received: an assignment on its way must not count.

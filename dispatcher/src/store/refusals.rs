@@ -43,17 +43,20 @@ async fn named(
     transaction: &Transaction,
     claims: &[Claimed<'_>],
 ) -> Result<HashMap<(TaskId, u32), Attempt>, StoreError> {
-    let sql = format!(
-        "SELECT {ATTEMPT_COLUMNS} FROM attempts a \
-         WHERE (a.task_id, a.attempt) IN (SELECT * FROM unnest($1::text[], $2::integer[]))"
-    );
     let ids: Vec<&str> = claims.iter().map(|(.., claim)| claim.task_id.as_str()).collect();
     let numbers: Vec<i32> = claims.iter().map(|(.., claim)| int(claim.attempt)).collect();
     let mut attempts = HashMap::new();
-    for row in transaction.query(&sql, &[&ids, &numbers]).await? {
+    for row in transaction.query(&named_sql(), &[&ids, &numbers]).await? {
         let task_id: TaskId = rows::parsed("task_id", row.get::<_, &str>("task_id").parse())?;
         let attempt = rows::attempt(&row)?;
         attempts.insert((task_id, attempt.number), attempt);
     }
     Ok(attempts)
+}
+
+pub(super) fn named_sql() -> String {
+    format!(
+        "SELECT {ATTEMPT_COLUMNS} FROM (SELECT DISTINCT * FROM unnest($1::text[], $2::integer[]) u(task_id, attempt)) u \
+         JOIN attempts a ON a.task_id = u.task_id AND a.attempt = u.attempt"
+    )
 }

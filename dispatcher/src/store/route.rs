@@ -171,37 +171,39 @@ pub async fn input_parts(db: &Db, content: &Content) -> Result<Vec<InputPart>, S
         .collect()
 }
 
+pub(super) const CLAIM_RESENDS: &str = "UPDATE attempts a SET publish_no = a.publish_no + 1, published_by = $4, published_at = now() \
+    FROM (SELECT x.task_id, x.attempt FROM attempts x \
+          JOIN unnest($1::text[], $2::integer[], $3::integer[]) u(task_id, attempt, publish_no) \
+            ON x.task_id = u.task_id AND x.attempt = u.attempt AND x.publish_no = u.publish_no \
+          WHERE x.outcome IS NULL AND x.confirmed_at IS NULL ORDER BY x.task_id, x.attempt FOR NO KEY UPDATE OF x) c \
+    WHERE a.task_id = c.task_id AND a.attempt = c.attempt AND a.outcome IS NULL \
+    RETURNING a.task_id, a.attempt, a.publish_no";
+
 /// Claims publishes that are given up for another one by this replica: `publish_no` grows before anything is sent, so that a late
 /// return of an earlier copy can never undo an assignment that somebody may have, and whoever was the publisher finds that it is no
 /// longer (protocol B1 to B3). Returns those that are still open, with their new numbers.
 pub async fn claim_resends(db: &Db, given_up: &[Publish]) -> Result<Vec<Publish>, StoreError> {
-    const SQL: &str = "UPDATE attempts a SET publish_no = a.publish_no + 1, published_by = $4, published_at = now() \
-        FROM (SELECT x.task_id, x.attempt FROM attempts x \
-              JOIN unnest($1::text[], $2::integer[], $3::integer[]) u(task_id, attempt, publish_no) \
-                ON x.task_id = u.task_id AND x.attempt = u.attempt AND x.publish_no = u.publish_no \
-              WHERE x.outcome IS NULL AND x.confirmed_at IS NULL ORDER BY x.task_id, x.attempt FOR NO KEY UPDATE OF x) c \
-        WHERE a.task_id = c.task_id AND a.attempt = c.attempt AND a.outcome IS NULL \
-        RETURNING a.task_id, a.attempt, a.publish_no";
     let connection = db.connection().await?;
-    let statement = connection.prepare_cached(SQL).await?;
+    let statement = connection.prepare_cached(CLAIM_RESENDS).await?;
     let (ids, numbers, publish_numbers) = split(given_up);
     let rows = connection.query(&statement, &[&ids, &numbers, &publish_numbers, &db.replica]).await?;
     rows.iter().map(publish).collect()
 }
 
+pub(super) const RENEW: &str = "UPDATE attempts a SET published_at = now() \
+    FROM (SELECT x.task_id, x.attempt FROM attempts x \
+          JOIN unnest($1::text[], $2::integer[], $3::integer[]) u(task_id, attempt, publish_no) \
+            ON x.task_id = u.task_id AND x.attempt = u.attempt AND u.publish_no = x.publish_no \
+          WHERE x.outcome IS NULL AND x.confirmed_at IS NULL AND x.published_by = $4 \
+          ORDER BY x.task_id, x.attempt FOR NO KEY UPDATE OF x) c \
+    WHERE a.task_id = c.task_id AND a.attempt = c.attempt AND a.outcome IS NULL \
+    RETURNING a.task_id, a.attempt, a.publish_no";
+
 /// Starts the time of publishes anew in which they must be written: of those that are still open and this replica's own, which it gives.
 /// For publishes under whose number nothing was sent.
 pub async fn renew(db: &Db, publishes: &[Publish]) -> Result<Vec<Publish>, StoreError> {
-    const SQL: &str = "UPDATE attempts a SET published_at = now() \
-        FROM (SELECT x.task_id, x.attempt FROM attempts x \
-              JOIN unnest($1::text[], $2::integer[], $3::integer[]) u(task_id, attempt, publish_no) \
-                ON x.task_id = u.task_id AND x.attempt = u.attempt AND u.publish_no = x.publish_no \
-              WHERE x.outcome IS NULL AND x.confirmed_at IS NULL AND x.published_by = $4 \
-              ORDER BY x.task_id, x.attempt FOR NO KEY UPDATE OF x) c \
-        WHERE a.task_id = c.task_id AND a.attempt = c.attempt AND a.outcome IS NULL \
-        RETURNING a.task_id, a.attempt, a.publish_no";
     let connection = db.connection().await?;
-    let statement = connection.prepare_cached(SQL).await?;
+    let statement = connection.prepare_cached(RENEW).await?;
     let (ids, numbers, publish_numbers) = split(publishes);
     let rows = connection.query(&statement, &[&ids, &numbers, &publish_numbers, &db.replica]).await?;
     rows.iter().map(publish).collect()

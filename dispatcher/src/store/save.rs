@@ -24,7 +24,7 @@ pub(crate) struct ChangedAttempt<'a> {
     pub(crate) attempt: &'a Attempt,
 }
 
-const UPDATE_TASKS: &str = "UPDATE tasks t SET
+pub(super) const UPDATE_TASKS: &str = "UPDATE tasks t SET
     status = u.status, step = u.step, step_name = u.step_name, handler = u.handler, step_gated = u.step_gated,
     step_repeatable = u.step_repeatable, step_started = u.step_started, holds = u.holds, position = u.position,
     run_after = u.run_after, since = u.since, queue_until = u.queue_until, approve_until = u.approve_until,

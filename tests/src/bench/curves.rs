@@ -80,7 +80,7 @@ pub fn curves() -> Vec<Curve> {
     let none = Fill::default();
     let agents = |name, agents, slots, credit| Point {
         name,
-        setting: Setting { agents, slots, credit, ..Setting::PLAIN },
+        setting: Setting { agents, slots, credit, max_exclusive: slots, ..Setting::PLAIN },
         ..BASE
     };
     let workspaces = |name, workspaces| Point { name, workspaces, ..BASE };
@@ -180,7 +180,7 @@ async fn on(contender: &Switchyard, point: &Point, stage: &Stage, seconds: f64) 
     let database = connect(&stage.database_url).await?;
     let mut running = Running::start(contender, stage).await?;
     running.start_workers()?;
-    until_live(&database, point.setting.agents).await?;
+    until_live(&mut running, &database, point.setting.agents).await?;
     let idle_agent_mb = running.worker_pids().first().and_then(|pid| resident_megabytes(*pid));
     running.warm_up(flow(1)).await?;
     fill(&database, point.fill).await?;
@@ -207,13 +207,18 @@ const FINISHED_SINCE: &str =
 /// Longest wait for agents to be live.
 const LIVE_MAX: Duration = Duration::from_secs(120);
 
-async fn until_live(database: &tokio_postgres::Client, agents: u32) -> anyhow::Result<()> {
+async fn until_live(
+    running: &mut Running<'_>,
+    database: &tokio_postgres::Client,
+    agents: u32,
+) -> anyhow::Result<()> {
     let deadline = tokio::time::Instant::now() + LIVE_MAX;
     loop {
         let live: i64 = database.query_one("SELECT count(*) FROM agents WHERE live", &[]).await?.get(0);
         if live == i64::from(agents) {
             return Ok(());
         }
+        running.all_must_run()?;
         anyhow::ensure!(tokio::time::Instant::now() < deadline, "{live} of {agents} agents are live");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

@@ -238,10 +238,16 @@ impl<'a> Running<'a> {
         }
     }
 
+    /// That no process has ended, which none does by itself.
+    ///
+    /// # Errors
+    /// When one has; the message has the end of its log.
+    pub fn all_must_run(&mut self) -> anyhow::Result<()> {
+        self.front.iter_mut().chain(&mut self.workers).chain(&mut self.behind).try_for_each(Process::must_run)
+    }
+
     async fn wait(&mut self, deadline: Instant, what: &str) -> anyhow::Result<()> {
-        for process in self.front.iter_mut().chain(&mut self.workers).chain(&mut self.behind) {
-            process.must_run()?;
-        }
+        self.all_must_run()?;
         ensure!(Instant::now() < deadline, "{what} took too long");
         tokio::time::sleep(LOOK_EVERY).await;
         Ok(())

@@ -13,7 +13,7 @@ use super::workspaces::Workspace;
 use crate::intake::command::{Admitted, Command, NewTask, Rejection, Verdict};
 use crate::intake::new_task::new_task;
 use crate::store::StoreError;
-use crate::store::apply::places;
+use crate::store::locks::places;
 use crate::store::rows::parsed;
 use crate::store::save;
 
