@@ -1,7 +1,6 @@
 //! How statements travel and how the database finds rows, on a real PostgreSQL.
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     reason = "all of this is tests; clippy exempts only the test functions themselves"
 )]
 
