@@ -168,7 +168,7 @@ fn draw(number: u64, dice: &mut Dice) -> Intent {
     let (plan_ms, apply_ms) = (dice.between(30, 900), dice.between(30, 900));
     // Long enough to outlive its agent's silence; quick when it is tried again, so that its successors would meet what should be dead.
     let long_ms = dice.between(20_000, 28_000);
-    let plan_ms = if dice.chance(25) { long_ms } else { plan_ms };
+    let plan_ms = if dice.chance(50) { long_ms } else { plan_ms };
     let apply_ms = if dice.chance(25) { long_ms / 4 } else { apply_ms };
     let exclusive = kind == "plan_and_apply";
     Intent {
