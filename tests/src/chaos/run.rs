@@ -29,8 +29,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const STALLED_AFTER: Duration = Duration::from_secs(300);
 /// An uncertain task whose agent has not told its end by then is an operator's.
 const OPERATOR_AFTER: Duration = Duration::from_secs(25);
-/// Longest wait for the dead letters to be complete, the queues empty and the agents idle.
+/// Longest wait until all probes have succeeded.
 const QUIET_WITHIN: Duration = Duration::from_secs(90);
+/// Longest wait until queues are empty and letters are logged: a broker that could not route a dead letter keeps it in the queue that it came
+/// from, and tries again after three minutes.
+const DRAINED_WITHIN: Duration = Duration::from_secs(240);
 /// How long a probe runs, in milliseconds: all slots of all agents at a time.
 const PROBE_MS: u64 = 500;
 /// How long the tasks run that outlive a consumer timeout, in milliseconds.
@@ -271,7 +274,7 @@ async fn quiet(world: &World) -> anyhow::Result<(Named, Named)> {
         let letters = "SELECT count(*) FROM dead_letters WHERE logged_at IS NULL";
         let open_letters = u64::try_from(world.scenario.count(letters).await?)?;
         let quiet = queues.iter().chain(&in_hand).all(|(_, count)| *count == 0) && open_letters == 0;
-        if quiet || begun.elapsed() > QUIET_WITHIN {
+        if quiet || begun.elapsed() > DRAINED_WITHIN {
             return Ok((queues, in_hand));
         }
         tokio::time::sleep(LOOK_EVERY).await;
