@@ -180,7 +180,7 @@ impl Transaction {
     pub fn query<'a>(&'a self, sql: &'a str, parameters: Parameters<'a>) -> Answer<'a, Vec<Row>> {
         Box::pin(async move {
             let (client, turn) = (self.client()?, self.begun.lock().await);
-            let statement = client.prepare_cached(sql).await?;
+            let statement = in_turn(client.prepare_cached(sql).await).await?;
             send(client, turn, client.query(&statement, parameters)).await
         })
     }
@@ -189,7 +189,7 @@ impl Transaction {
     pub fn query_one<'a>(&'a self, sql: &'a str, parameters: Parameters<'a>) -> Answer<'a, Row> {
         Box::pin(async move {
             let (client, turn) = (self.client()?, self.begun.lock().await);
-            let statement = client.prepare_cached(sql).await?;
+            let statement = in_turn(client.prepare_cached(sql).await).await?;
             send(client, turn, client.query_one(&statement, parameters)).await
         })
     }
@@ -198,7 +198,7 @@ impl Transaction {
     pub fn query_opt<'a>(&'a self, sql: &'a str, parameters: Parameters<'a>) -> Answer<'a, Option<Row>> {
         Box::pin(async move {
             let (client, turn) = (self.client()?, self.begun.lock().await);
-            let statement = client.prepare_cached(sql).await?;
+            let statement = in_turn(client.prepare_cached(sql).await).await?;
             send(client, turn, client.query_opt(&statement, parameters)).await
         })
     }
@@ -207,7 +207,7 @@ impl Transaction {
     pub fn execute<'a>(&'a self, sql: &'a str, parameters: Parameters<'a>) -> Answer<'a, u64> {
         Box::pin(async move {
             let (client, turn) = (self.client()?, self.begun.lock().await);
-            let statement = client.prepare_cached(sql).await?;
+            let statement = in_turn(client.prepare_cached(sql).await).await?;
             send(client, turn, client.execute(&statement, parameters)).await
         })
     }
@@ -270,8 +270,13 @@ async fn send<T>(
         Poll::Ready(answer) => answer,
         Poll::Pending => answer.await,
     };
+    in_turn(answer).await
+}
+
+/// An answer; one that only says that an earlier statement has failed comes behind that one's. Answers come in order, so the statement
+/// that has failed has its own by now, and whoever waits for both asks it first.
+async fn in_turn<T>(answer: Result<T, tokio_postgres::Error>) -> Result<T, StoreError> {
     if answer.as_ref().is_err_and(follows_another) {
-        // Answers come in order: the statement that has failed is told so by now, and its turn to be asked comes first.
         tokio::task::yield_now().await;
     }
     Ok(answer?)
