@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use switchyard_common::contract::limits::BROKER_MESSAGE_MAX_BYTES;
-use switchyard_common::contract::report::{Outcome, OutcomeBatch, ReportBody};
+use switchyard_common::contract::report::{NotStarted, Outcome, OutcomeBatch, OutcomeEnd, ReportBody};
 use switchyard_common::contract::routing::ReportKind;
 use switchyard_common::failure::Failure;
 use switchyard_common::shutdown::Shutdown;
@@ -21,7 +21,7 @@ use crate::pass::Wake;
 use crate::presence::settled::SharedSettled;
 use crate::store::artifacts::{self, PartEnd, SentPart};
 use crate::store::reports::{ClaimColumns, Standing};
-use crate::store::{Applied, Applier, Db, Named, StoreError, Transaction, notes};
+use crate::store::{Applied, Applier, Db, Named, StoreError, Transaction, notes, presence};
 
 /// Reports that the broker hands out ahead of their acks, in messages.
 pub const PREFETCH_COUNT: u16 = 256;
@@ -204,6 +204,12 @@ async fn commit(
 ) -> Result<(Vec<Applied>, i64), StoreError> {
     let concerned: Vec<_> =
         ready.iter().map(|one| (&one.outcome.claim.task_id, Some(one.outcome.claim.attempt))).collect();
+    // Whoever gives work back because it drains gets none again, though its sign of life that says so may come later. Agents before tasks,
+    // as signs of life lock them.
+    let drain =
+        ready.iter().filter(|one| matches!(one.end, OutcomeEnd::NotStarted { reason: NotStarted::Draining }));
+    let drain: Vec<_> = drain.map(|one| (one.sender, one.outcome.claim.session)).collect();
+    presence::drains(transaction, &drain).await?;
     let (standing, mut applier) = futures::try_join!(
         Standing::load(transaction, ready.iter().map(|one| &one.sender.pool)),
         Applier::load_named(db, transaction, &concerned)

@@ -267,6 +267,26 @@ pub async fn compare_in_hand(
 /// Signs of life that are counted for one unlisted attempt; nothing depends on more.
 const UNLISTED_COUNTED_MAX: i32 = 100;
 
+/// Takes agents to drain in these sessions, which are their own.
+pub(crate) async fn drains(
+    transaction: &Transaction,
+    agents: &[(&AgentRef, SessionId)],
+) -> Result<(), StoreError> {
+    if agents.is_empty() {
+        return Ok(());
+    }
+    const SQL: &str = "UPDATE agents g SET draining = true FROM ( \
+            SELECT x.pool_id, x.agent_id FROM agents x WHERE NOT x.draining \
+                AND (x.pool_id, x.agent_id, x.session) IN (SELECT * FROM unnest($1::text[], $2::text[], $3::uuid[])) \
+            ORDER BY x.pool_id, x.agent_id FOR NO KEY UPDATE OF x) c \
+        WHERE g.pool_id = c.pool_id AND g.agent_id = c.agent_id";
+    let pools: Vec<&str> = agents.iter().map(|(agent, _)| agent.pool.as_str()).collect();
+    let ids: Vec<&str> = agents.iter().map(|(agent, _)| agent.agent.as_str()).collect();
+    let sessions: Vec<Uuid> = agents.iter().map(|(_, session)| session.0).collect();
+    transaction.execute(SQL, &[&pools, &ids, &sessions]).await?;
+    Ok(())
+}
+
 /// What is noted of an uncertain task whose agent still runs it (protocol H).
 pub const STILL_RUNNING_NOTE: &str = "its agent reports it running";
 
