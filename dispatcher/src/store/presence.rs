@@ -209,8 +209,8 @@ impl Listed {
 }
 
 /// Open attempts are found agent by agent, and what is listed in a hash, by `IN`: joined, each open attempt would be compared with
-/// everything that all agents list. Only what changes is locked, and looked at again
-/// under its lock: a start may have been granted meanwhile.
+/// everything that all agents list. Only what changes is locked, and looked at again under its lock: a start may have been granted
+/// meanwhile.
 pub(super) const COMPARE_IN_HAND: &str = "UPDATE attempts a SET unlisted = CASE WHEN j.is_listed THEN 0 ELSE a.unlisted + 1 END \
         FROM (SELECT x.task_id, x.attempt, o.is_listed \
             FROM unnest($1::text[], $2::text[], $3::uuid[]) h(pool_id, agent_id, session) \
@@ -267,7 +267,7 @@ pub async fn compare_in_hand(
 /// Signs of life that are counted for one unlisted attempt; nothing depends on more.
 const UNLISTED_COUNTED_MAX: i32 = 100;
 
-/// Takes agents to drain in these sessions, which are their own.
+/// Takes agents to drain in these sessions; one that is not the agent's own changes nothing.
 pub(crate) async fn drains(
     transaction: &Transaction,
     agents: &[(&AgentRef, SessionId)],
