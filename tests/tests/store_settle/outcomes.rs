@@ -275,6 +275,23 @@ async fn incident_53_two_replicas_that_settle_the_same_report_change_the_task_on
 }
 
 #[tokio::test]
+async fn whoever_gives_work_back_because_it_drains_gets_none_again_before_its_sign_of_life_says_so() {
+    let world = World::new().await;
+    let agent = world.seed().agent("default", "worker-0").await;
+    world.seed().agent("default", "worker-1").await;
+    let (_, claim) = world.assigned("t", "plan", &agent).await;
+    let foreign = Claim { session: SessionId(Uuid::new_v4()), ..claim.clone() };
+    world
+        .try_settle(&[outcome(&agent, &foreign, OutcomeEnd::NotStarted { reason: NotStarted::Draining })])
+        .await
+        .unwrap();
+    assert_eq!(world.count("agents WHERE draining").await, 0, "a session that is not its own says nothing");
+    world.report(&agent, &claim, OutcomeEnd::NotStarted { reason: NotStarted::Draining }).await;
+    assert_eq!(world.count("agents WHERE draining AND agent_id = 'worker-0'").await, 1);
+    assert_eq!(world.count("agents WHERE draining").await, 1);
+}
+
+#[tokio::test]
 async fn what_was_not_started_goes_to_somebody_else_uncharged() {
     let world = World::new().await;
     let agent = world.seed().agent("default", "worker-0").await;
