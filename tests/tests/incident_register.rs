@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use switchyard_tests::harness::mutants::listed;
+use switchyard_tests::harness::mutants::{listed, switched};
 use switchyard_tests::harness::sources;
 
 /// The incidents that Switchyard must make impossible: all that were collected. Nothing here scales agents, so that of 25, 28 and 31 to
@@ -54,9 +54,15 @@ fn every_mutant_still_fits_its_file_and_names_a_test_that_exists() {
     let tests = tests();
     let mut wrong = Vec::new();
     for mutant in listed() {
-        let found = sources::read(&mutant.file).text.matches(&mutant.find).count();
+        let text = sources::read(&mutant.file).text;
+        let found = text.matches(&mutant.find).count();
         if found != 1 || mutant.find == mutant.replace {
             wrong.push(format!("{}: the patch fits {found} times in {}", mutant.guard, mutant.file));
+        }
+        if mutant.switch.is_some()
+            && let Err(why) = switched::apply(&mutant.file, &text, &[(1, &mutant)])
+        {
+            wrong.push(why);
         }
         if number(mutant.test()).is_some() && !tests.contains(mutant.test()) {
             wrong.push(format!("{}: there is no test {}", mutant.guard, mutant.test()));

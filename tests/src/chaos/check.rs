@@ -6,13 +6,17 @@ use serde::Serialize;
 
 use super::behaviour::Ends;
 use super::book::{Purpose, Sent};
-use super::evidence::{AttemptRow, Evidence, LetterRow, TaskRow};
+use super::evidence::{AttemptRow, Evidence, LetterRow, Life, SilentRow, TaskRow};
+use super::fault::Silence;
 use super::ledger::Run;
 
 /// The kind that holds its workspace.
 const EXCLUSIVE_KIND: &str = "plan_and_apply";
 /// The step that is started at most once.
 const ONCE: &str = "apply";
+/// An agent that was started this long ago has been heard, unless something keeps it from that, in milliseconds. Less than the silence after
+/// which agents are lost, so that one that waits for the end of its old session is met.
+const HEARD_AFTER_MS: i64 = 6_000;
 
 /// What was broken. One column of the table each, or one kind of the unexpected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -291,18 +295,32 @@ fn at_rest(evidence: &Evidence) -> Vec<Finding> {
     let busy = evidence.in_hand.iter().filter(|(_, count)| *count > 0);
     found
         .extend(busy.map(|(agent, count)| finding(Rule::Slot, format!("{agent} still has {count} in hand"))));
-    if !evidence.excused.losses {
-        let lost = evidence.silent.iter();
-        found.extend(
-            lost.map(|agent| finding(Rule::LostAgent, format!("{agent} was declared lost for nothing"))),
-        );
-    }
+    let lost = evidence.silent.iter().filter(|silent| !is_excused(silent, evidence));
+    found.extend(lost.map(|silent| {
+        let text = format!("{} was declared lost at {} for nothing", silent.agent, silent.at_ms);
+        finding(Rule::LostAgent, text)
+    }));
     found.extend(evidence.surprises.iter().map(|text| finding(Rule::Unexpected, text.clone())));
     let unread = evidence.resolved.iter().filter(|(_, reason)| reason.is_empty());
     found.extend(
         unread.map(|(task, _)| finding(Rule::Unexplained, format!("{task} was uncertain without a reason"))),
     );
     found
+}
+
+/// Whether a fault excuses that this session was declared silent.
+fn is_excused(silent: &SilentRow, evidence: &Evidence) -> bool {
+    // Its process ran for long enough to be heard: what was declared silent is that, or an older session that should have made way for it.
+    let should_be_heard = |life: &Life| {
+        life.agent == silent.agent
+            && life.from_ms + HEARD_AFTER_MS <= silent.at_ms
+            && life.to_ms.is_none_or(|to_ms| silent.at_ms < to_ms)
+    };
+    match evidence.excused.silence {
+        Silence::Never => false,
+        Silence::Killed => !evidence.lives.iter().any(should_be_heard),
+        Silence::Always => true,
+    }
 }
 
 fn count(index: &Index<'_>, findings: &[Finding], own_overlaps: usize) -> Counts {

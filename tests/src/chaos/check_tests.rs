@@ -175,8 +175,8 @@ fn a_task_that_has_not_ended_is_unexplained_and_so_is_one_that_was_uncertain_wit
 #[test]
 fn a_failure_that_nobody_meant_is_unexpected_unless_the_faults_excuse_it() {
     for (kind, excused) in [
-        ("handler_failed", Excused { handler_deaths: true, losses: false }),
-        ("agent_lost", Excused { handler_deaths: false, losses: true }),
+        ("handler_failed", Excused { handler_deaths: true, ..Excused::default() }),
+        ("agent_lost", Excused { losses: true, ..Excused::default() }),
     ] {
         let mut evidence = good();
         evidence.tasks[0].status = "failed".into();
@@ -235,7 +235,7 @@ fn at_rest_nothing_may_be_left_anywhere_and_no_agent_have_been_lost_for_nothing(
         (Rule::Audit, |evidence| evidence.audit.push("over_capacity".into())),
         (Rule::Queue, |evidence| evidence.queues.push(("outcomes".into(), 1))),
         (Rule::Slot, |evidence| evidence.in_hand.push(("agent-1".into(), 1))),
-        (Rule::LostAgent, |evidence| evidence.silent.push("agent-1".into())),
+        (Rule::LostAgent, |evidence| evidence.silent.push(silent(1))),
         (Rule::Unexpected, |evidence| evidence.surprises.push("agent-1 ended by itself".into())),
     ];
     for (rule, spoil) in spoil {
@@ -243,4 +243,29 @@ fn at_rest_nothing_may_be_left_anywhere_and_no_agent_have_been_lost_for_nothing(
         spoil(&mut evidence);
         assert_eq!(broken(&evidence), rule);
     }
+}
+
+fn silent(at_ms: i64) -> SilentRow {
+    SilentRow { agent: "agent-1".into(), at_ms }
+}
+
+#[test]
+fn a_killed_agent_is_silent_only_until_it_was_started_again_for_long_enough_to_be_heard() {
+    let life = |from_ms, to_ms| Life { agent: "agent-1".into(), from_ms, to_ms };
+    let mut evidence = good();
+    evidence.excused.silence = Silence::Killed;
+    evidence.lives = vec![life(0, Some(10_000)), life(20_000, Some(21_000)), life(30_000, None)];
+    for excused in [11_000, 22_000, 29_999, 30_000 + HEARD_AFTER_MS - 1] {
+        evidence.silent = vec![silent(excused)];
+        assert_eq!(check(&evidence).1, [], "{excused}");
+    }
+    for not_excused in [HEARD_AFTER_MS, 9_999, 30_000 + HEARD_AFTER_MS] {
+        evidence.silent = vec![silent(not_excused)];
+        assert_eq!(broken(&evidence), Rule::LostAgent, "{not_excused}");
+    }
+    evidence.lives.iter_mut().for_each(|life| life.agent = "agent-2".into());
+    assert_eq!(check(&evidence).1, [], "another's process says nothing of this one");
+    evidence.excused.silence = Silence::Always;
+    evidence.lives = vec![life(0, None)];
+    assert_eq!(check(&evidence).1, []);
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use super::book::Pages;
+use super::fault::Silence;
 use super::ledger::Run;
 
 /// All of it. Plain values: the checker needs no broker and no database.
@@ -22,8 +23,10 @@ pub struct Evidence {
     pub letters: Vec<LetterRow>,
     /// Ids of the events that are stored as accepted.
     pub events: BTreeSet<String>,
-    /// Agents whose session was ended for their silence.
-    pub silent: Vec<String>,
+    /// Sessions that were ended for their silence.
+    pub silent: Vec<SilentRow>,
+    /// When the processes of agents ran.
+    pub lives: Vec<Life>,
     /// Tasks that an operator had to resolve, with what they waited for until then.
     pub resolved: Vec<(String, String)>,
     /// What `dispatcher audit` found.
@@ -41,10 +44,32 @@ pub struct Evidence {
 /// What the faults of a mix excuse.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Excused {
-    /// Agents that are declared lost.
+    /// Attempts that are lost.
     pub losses: bool,
+    /// Agents that are declared silent.
+    pub silence: Silence,
     /// Handlers that end badly although they were meant to do well.
     pub handler_deaths: bool,
+}
+
+/// A session that was ended for its silence.
+#[derive(Debug, Clone, Serialize)]
+pub struct SilentRow {
+    /// Whose.
+    pub agent: String,
+    /// When, in milliseconds since the epoch.
+    pub at_ms: i64,
+}
+
+/// One process of an agent. Times are in milliseconds since the epoch.
+#[derive(Debug, Clone, Serialize)]
+pub struct Life {
+    /// The agent.
+    pub agent: String,
+    /// When it was started.
+    pub from_ms: i64,
+    /// When it was killed; none while it lives.
+    pub to_ms: Option<i64>,
 }
 
 /// A task.

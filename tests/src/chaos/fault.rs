@@ -26,6 +26,18 @@ pub enum How {
     Slow,
 }
 
+/// When an agent may rightly be declared silent. The later ones excuse more.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Silence {
+    /// Never: nothing keeps it from being heard, or whatever does keeps the dispatchers from hearing themselves.
+    #[default]
+    Never,
+    /// While it is killed. One that was started again is heard, and takes the place of its old session.
+    Killed,
+    /// At any time.
+    Always,
+}
+
 /// Something that breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
@@ -105,9 +117,36 @@ impl Fault {
         }
     }
 
-    /// Whether an agent may rightly be declared lost because of it.
+    /// When an agent may rightly be declared silent because of it.
     #[must_use]
-    pub const fn may_lose_agents(self) -> bool {
+    pub const fn silence(self) -> Silence {
+        match self {
+            Self::KillAgent => Silence::Killed,
+            // A node that is gone or stopped takes the connections of some with it, and not of others.
+            Self::FreezeAgent
+            | Self::KillNode
+            | Self::FreezeNode
+            | Self::RestartNode
+            | Self::Disturb(Link::AgentBroker, _) => Silence::Always,
+            Self::KillDispatcher
+            | Self::FreezeDispatcher
+            | Self::KillHandler
+            | Self::FreezeHandler
+            | Self::KillSupervisor
+            | Self::KillBroker
+            | Self::StopBroker
+            | Self::KillDatabase
+            | Self::StopDatabase
+            | Self::MemoryAlarm
+            | Self::DeleteAgentQueue
+            | Self::UnbindDeadLetters
+            | Self::Disturb(Link::DispatcherBroker | Link::DispatcherDatabase, _) => Silence::Never,
+        }
+    }
+
+    /// Whether attempts may rightly be lost because of it: an agent is declared silent, or ends its session since it cannot speak itself.
+    #[must_use]
+    pub const fn may_lose_attempts(self) -> bool {
         match self {
             Self::KillAgent
             | Self::FreezeAgent

@@ -120,6 +120,7 @@ impl World {
     async fn kill_actor(&self, actor: &Actor, lasts: Duration) -> anyhow::Result<String> {
         let mut process = actor.process.lock().await;
         process.as_mut().context("it does not run")?.kill()?;
+        actor.was_killed();
         tokio::time::sleep(lasts).await;
         *process = Some(self.begin(actor)?);
         Ok(format!("killed {}", actor.name))

@@ -7,10 +7,10 @@ use serde_json::Value;
 use switchyard_common::task::Status;
 use switchyard_dispatcher::store::view::{self, TaskFilter};
 
-use super::evidence::{AttemptRow, Evidence, LetterRow, TaskRow};
+use super::evidence::{AttemptRow, Evidence, LetterRow, SilentRow, TaskRow};
 use super::ledger;
 use super::load::SOURCE;
-use super::world::World;
+use super::world::{Actor, World};
 
 /// Columns of a dead letter that say where its failure happened. A letter that lacks one explains less than it should.
 const CONTEXT: [&str; 12] = [
@@ -40,7 +40,8 @@ impl World {
             attempts: self.attempt_rows().await?,
             letters: self.letter_rows().await?,
             events: self.stored_events().await?,
-            silent: self.texts("SELECT agent_id || ' (' || ended_at || ')' FROM agent_sessions WHERE end_reason = 'silent'").await?,
+            silent: self.silent_rows().await?,
+            lives: self.agents.iter().flat_map(Actor::lives).collect(),
             ..Evidence::default()
         })
     }
@@ -78,6 +79,13 @@ impl World {
                 })
             })
             .collect()
+    }
+
+    async fn silent_rows(&self) -> anyhow::Result<Vec<SilentRow>> {
+        let sql = "SELECT agent_id, (extract(epoch FROM ended_at) * 1000)::bigint AS at_ms FROM agent_sessions \
+            WHERE end_reason = 'silent' ORDER BY ended_at";
+        let rows = self.scenario.database.db.connection().await?.query(sql, &[]).await?;
+        Ok(rows.iter().map(|row| SilentRow { agent: row.get("agent_id"), at_ms: row.get("at_ms") }).collect())
     }
 
     async fn letter_rows(&self) -> anyhow::Result<Vec<LetterRow>> {

@@ -143,7 +143,8 @@ async fn judge(
 
 fn excused(mix: &Mix) -> Excused {
     Excused {
-        losses: mix.has(|fault| fault.may_lose_agents()),
+        losses: mix.has(|fault| fault.may_lose_attempts()),
+        silence: mix.faults.iter().map(|(_, fault)| fault.silence()).max().unwrap_or_default(),
         handler_deaths: mix.has(|fault| fault.may_fail_handlers()),
     }
 }

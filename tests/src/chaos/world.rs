@@ -1,7 +1,8 @@
 //! The stage of one mix: a broker and a database of its own, processes, and a way for each of them to each service.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::PoisonError;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use nix::sys::signal::Signal;
@@ -9,6 +10,7 @@ use switchyard_common::contract::ids::{AgentId, PoolId};
 use tokio::sync::Mutex;
 
 use super::behaviour::{LEDGER_VARIABLE, NO_CHANGES_CODE};
+use super::evidence::Life;
 use super::load::POOL;
 use super::mixes::{Copies, Mix};
 use super::plan::AGENTS;
@@ -45,6 +47,8 @@ pub struct Actor {
     port: u16,
     /// The process. Held by whoever breaks it for as long as it is broken.
     pub process: Mutex<Option<Process>>,
+    /// When its processes ran: the start, and the end if it was killed.
+    ran: std::sync::Mutex<Vec<(SystemTime, Option<SystemTime>)>>,
 }
 
 /// Who is being broken or mended.
@@ -194,6 +198,7 @@ impl World {
     }
 
     async fn started(&self, actor: &Actor) -> anyhow::Result<Process> {
+        actor.begins();
         self.launch(actor)?.start().await.with_context(|| format!("{} does not start", actor.name))
     }
 
@@ -202,6 +207,7 @@ impl World {
     /// # Errors
     /// When there is no such program.
     pub fn begin(&self, actor: &Actor) -> anyhow::Result<Process> {
+        actor.begins();
         self.launch(actor)?.spawn()
     }
 
@@ -252,7 +258,38 @@ impl World {
 
 impl Actor {
     fn new(name: String, broker: Way, database: Option<Way>, clock: &'static str) -> anyhow::Result<Self> {
-        Ok(Self { name, broker, database, clock, port: http::free_port()?, process: Mutex::new(None) })
+        Ok(Self {
+            name,
+            broker,
+            database,
+            clock,
+            port: http::free_port()?,
+            process: Mutex::new(None),
+            ran: std::sync::Mutex::default(),
+        })
+    }
+
+    fn begins(&self) {
+        self.ran.lock().unwrap_or_else(PoisonError::into_inner).push((SystemTime::now(), None));
+    }
+
+    /// Notes that its process was killed.
+    pub fn was_killed(&self) {
+        if let Some((_, end)) = self.ran.lock().unwrap_or_else(PoisonError::into_inner).last_mut() {
+            *end = Some(SystemTime::now());
+        }
+    }
+
+    /// When its processes ran.
+    #[must_use]
+    pub fn lives(&self) -> Vec<Life> {
+        let ran = self.ran.lock().unwrap_or_else(PoisonError::into_inner);
+        let life = |(from, to): &(SystemTime, Option<SystemTime>)| Life {
+            agent: self.name.clone(),
+            from_ms: since_epoch_ms(*from),
+            to_ms: to.map(since_epoch_ms),
+        };
+        ran.iter().map(life).collect()
     }
 
     /// One value among an agent's metrics.
@@ -267,6 +304,10 @@ impl Actor {
             .parse()
             .context("a number")
     }
+}
+
+fn since_epoch_ms(at: SystemTime) -> i64 {
+    at.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
 /// The library that shifts a program's clock, installed when it is missing.

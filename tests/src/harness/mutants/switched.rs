@@ -77,6 +77,10 @@ impl<'a> Place<'a> {
         }
         let not_sql = || format!("{guard}: the patch is not in a constant of a function");
         let from = text[..at].rfind("const ").ok_or_else(not_sql)?;
+        // One of a module is not computed when the program runs.
+        if !text[..from].ends_with("    ") {
+            return Err(not_sql());
+        }
         let to = to + text[to..].find("\";").ok_or_else(not_sql)? + 2;
         let (head, value) = text[from..to].split_once(": &str = ").ok_or_else(not_sql)?;
         let name = head.trim_start_matches("const ");
@@ -140,11 +144,13 @@ mod tests {
         );
         let sql = mutant("id = 1", "true", Switch::Sql);
         let text =
-            apply("dispatcher/src/x.rs", "const SQL: &str = \"A WHERE id = 1\";", &[(3, &sql)]).unwrap();
+            apply("dispatcher/src/x.rs", "    const SQL: &str = \"A WHERE id = 1\";", &[(3, &sql)]).unwrap();
         assert_eq!(
             text,
-            "let SQL: &str = if switchyard_common::removed_guard::is(3) { \"A WHERE true\" } else { \"A WHERE id = 1\" };"
+            "    let SQL: &str = if switchyard_common::removed_guard::is(3) { \"A WHERE true\" } else { \"A WHERE id = 1\" };"
         );
+        let of_module = "pub(super) const SQL: &str = \"A WHERE id = 1\";";
+        assert!(apply("dispatcher/src/x.rs", of_module, &[(3, &sql)]).is_err());
         let wide = mutant("a + b", "1", Switch::Expression);
         assert!(apply("common/src/x.rs", "a + b", &[(1, &one), (2, &wide)]).is_err());
     }
