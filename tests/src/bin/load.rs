@@ -7,6 +7,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
+use clap::Parser;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use serde_json::json;
@@ -19,7 +20,6 @@ use switchyard_tests::bench::chain;
 use tokio_postgres::NoTls;
 use uuid::Uuid;
 
-const TASKS_DEFAULT: usize = 20_000;
 const WORKSPACES: usize = 500;
 const AGENTS: u8 = 2;
 const PAYLOAD_BYTES: usize = 300;
@@ -28,6 +28,23 @@ const READY_MAX: Duration = Duration::from_secs(30);
 const RUN_MAX: Duration = Duration::from_secs(300);
 /// How often the database is asked whether all is done: short beside the run, and seldom enough to cost nothing.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Runs no-op tasks through one dispatcher and two agents, and as many messages through the raw three-hop chain before and after.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// How many tasks.
+    #[arg(default_value_t = 20_000)]
+    tasks: usize,
+    /// Their kind.
+    #[arg(default_value = "plan")]
+    kind: String,
+    /// Slots of each agent.
+    #[arg(long, default_value_t = 16)]
+    slots: u32,
+    /// Assignments that may wait at each agent beyond its slots.
+    #[arg(long, default_value_t = 48)]
+    credit: u32,
+}
 
 /// A process that ends with this value.
 struct Process(Child);
@@ -42,23 +59,20 @@ impl Drop for Process {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
-    let kind = std::env::args().nth(2).unwrap_or_else(|| "plan".to_owned());
-    let tasks = match std::env::args().nth(1) {
-        Some(text) => text.parse().context("the first argument is the number of tasks")?,
-        None => TASKS_DEFAULT,
-    };
+    let asked = Arguments::parse();
+    let Arguments { tasks, ref kind, slots, credit } = asked;
     let amqp_url = std::env::var("SWITCHYARD_AMQP_URL")
         .context("SWITCHYARD_AMQP_URL is not set: run `make up` first")?;
     say(&format!("raw three-hop chain, {tasks} messages"));
     let before = chain::run(&amqp_url, tasks, PAYLOAD_BYTES).await;
-    let rate = switchyard(&amqp_url, tasks, &kind).await?;
+    let rate = switchyard(&amqp_url, &asked).await?;
     say(&format!("raw three-hop chain again, {tasks} messages"));
     let after = chain::run(&amqp_url, tasks, PAYLOAD_BYTES).await;
     let raw = f64::midpoint(before, after);
     say("");
     say(&format!("raw three-hop chain   {before:>8.0} messages/s before, {after:>8.0} after"));
     say(&format!(
-        "Switchyard            {rate:>8.0} tasks/s ({tasks} no-op {kind} tasks, {WORKSPACES} workspaces, {AGENTS} agents of 16 slots + 48 credit)"
+        "Switchyard            {rate:>8.0} tasks/s ({tasks} no-op {kind} tasks, {WORKSPACES} workspaces, {AGENTS} agents of {slots} slots + {credit} credit)"
     ));
     say(&format!("ratio                 {:>8.2}", rate / raw));
     Ok(ExitCode::SUCCESS)
@@ -69,7 +83,8 @@ fn say(text: &str) {
     println!("{text}");
 }
 
-async fn switchyard(amqp_url: &str, tasks: usize, kind: &str) -> anyhow::Result<f64> {
+async fn switchyard(amqp_url: &str, asked: &Arguments) -> anyhow::Result<f64> {
+    let Arguments { tasks, ref kind, slots, credit } = *asked;
     let namespace = format!("load-{}", &Uuid::new_v4().simple().to_string()[..8]);
     let database_url = make_database(&namespace).await?;
     let folder = tempfile::tempdir()?;
@@ -97,9 +112,9 @@ async fn switchyard(amqp_url: &str, tasks: usize, kind: &str) -> anyhow::Result<
         agent.env_remove("SWITCHYARD_DATABASE_URL").env_remove("SWITCHYARD_HTTP_LISTEN");
         agent.env("SWITCHYARD_POOL", "load").env("SWITCHYARD_AGENT_ID", format!("worker-{number}"));
         agent
-            .env("SWITCHYARD_SLOTS", "16")
-            .env("SWITCHYARD_CREDIT", "48")
-            .env("SWITCHYARD_MAX_EXCLUSIVE", "16");
+            .env("SWITCHYARD_SLOTS", slots.to_string())
+            .env("SWITCHYARD_CREDIT", credit.to_string())
+            .env("SWITCHYARD_MAX_EXCLUSIVE", slots.to_string());
         agent.env("SWITCHYARD_WORK_DIR", folder.path().join(format!("work-{number}")));
         agent
             .args(["run", "--config"])
