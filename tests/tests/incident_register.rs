@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use switchyard_tests::chaos::mixes;
+use switchyard_tests::harness::mutants::guards::guards;
 use switchyard_tests::harness::mutants::{listed, switched};
 use switchyard_tests::harness::sources;
 
@@ -69,4 +71,33 @@ fn every_mutant_still_fits_its_file_and_names_a_test_that_exists() {
         }
     }
     assert_eq!(wrong, Vec::<String>::new());
+}
+
+#[test]
+fn every_guard_of_a_chaos_run_can_be_removed_and_names_a_mix() {
+    let mut wrong = Vec::new();
+    let guards = guards();
+    for guard in &guards {
+        let mutant = match guard.mutant() {
+            Ok(mutant) => mutant,
+            Err(why) => {
+                wrong.push(why.to_string());
+                continue;
+            }
+        };
+        let text = sources::read(&mutant.file).text;
+        let found = text.matches(&mutant.find).count();
+        if found != 1 || mutant.switch.is_none() {
+            wrong.push(format!("{}: the patch fits {found} times in {}", guard.guard, mutant.file));
+        }
+        if let Err(why) = switched::apply(&mutant.file, &text, &[(1, &mutant)]) {
+            wrong.push(why);
+        }
+        if mixes::named(&guard.mix).is_none() || guard.finds.is_empty() {
+            wrong.push(format!("{}: no mix, or nothing to find", guard.guard));
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+    let names: BTreeSet<&str> = guards.iter().map(|guard| guard.about.as_str()).collect();
+    assert!(names.len() >= 8, "{names:?}");
 }

@@ -9,12 +9,11 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context as _, ensure};
 use serde::Deserialize;
-use serde_json::Value;
+use switchyard_tests::chaos::check::{Finding, Rule};
+use switchyard_tests::harness::mutants::guards::{Guard, guards};
 use switchyard_tests::harness::mutants::switched::VARIABLE;
-use switchyard_tests::harness::mutants::{Mutant, Switch, Tree, errors_in, install, listed, restore};
-use switchyard_tests::harness::sources;
+use switchyard_tests::harness::mutants::{Mutant, Tree, errors_in, install, restore};
 
-const LIST: &str = "tests/chaos/guards.toml";
 /// What is built of the copy.
 const BUILD: [&str; 9] = [
     "build",
@@ -28,48 +27,27 @@ const BUILD: [&str; 9] = [
     "--bins",
 ];
 
+/// What is read of a verdict.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct List {
-    guard: Vec<Guard>,
-}
-
-/// A guard, and the run that must miss it.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Guard {
-    guard: String,
-    about: String,
-    mix: String,
-    seed: u64,
-    minutes: f64,
-    patch: Option<Patch>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Patch {
-    file: String,
-    find: String,
-    replace: String,
-    switch: Switch,
+struct Found {
+    findings: Vec<Finding>,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let list: List = toml::from_str(&sources::read(LIST).text).context(LIST)?;
-    let mutants: Vec<Mutant> = list.guard.iter().map(mutant).collect::<anyhow::Result<_>>()?;
+    let list = guards();
+    let mutants: Vec<Mutant> = list.iter().map(Guard::mutant).collect::<anyhow::Result<_>>()?;
     let numbered: Vec<(u32, &Mutant)> = (1..).zip(&mutants).collect();
     let tree = Tree::refresh()?;
     let written = install(&tree, &numbered)?;
     build(&tree)?;
     let mut table = Vec::new();
-    for ((number, _), guard) in numbered.iter().zip(&list.guard) {
+    for ((number, _), guard) in numbered.iter().zip(&list) {
         let wanted =
             |word: &String| guard.guard.contains(word.as_str()) || guard.about.contains(word.as_str());
         if words.is_empty() || words.iter().any(wanted) {
             let found = run(&tree, guard, *number)?;
-            println!("{}: {}", guard.about, told(&found));
+            println!("{}: {}", guard.about, told(guard, &found));
             table.push((guard, found));
         }
     }
@@ -77,27 +55,11 @@ fn main() -> anyhow::Result<ExitCode> {
     ensure!(!table.is_empty(), "no guard has any of {words:?}");
     println!("\n{:<20} {:<26} {:>4}  caught by", "guard", "mix", "seed");
     for (guard, found) in &table {
-        println!("{:<20} {:<26} {:>4}  {}", guard.about, guard.mix, guard.seed, told(found));
+        println!("{:<20} {:<26} {:>4}  {}", guard.about, guard.mix, guard.seed, told(guard, found));
     }
-    let missed = table.iter().filter(|(_, found)| found.is_empty()).count();
+    let missed = table.iter().filter(|(guard, found)| !is_caught(guard, found)).count();
     println!("{} guards, {missed} not caught", table.len());
     Ok(if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-fn mutant(guard: &Guard) -> anyhow::Result<Mutant> {
-    let Some(patch) = &guard.patch else {
-        let known = listed().into_iter().find(|mutant| mutant.guard == guard.guard);
-        return known.with_context(|| format!("no list of mutants has {:?}", guard.guard));
-    };
-    Ok(Mutant {
-        guard: guard.guard.clone(),
-        file: patch.file.clone(),
-        find: patch.find.clone(),
-        replace: patch.replace.clone(),
-        check: String::new(),
-        switch: Some(patch.switch),
-        list: LIST.to_owned(),
-    })
 }
 
 fn build(tree: &Tree) -> anyhow::Result<()> {
@@ -113,7 +75,7 @@ fn build(tree: &Tree) -> anyhow::Result<()> {
 }
 
 /// What the run without the guard found, by rule.
-fn run(tree: &Tree, guard: &Guard, number: u32) -> anyhow::Result<BTreeMap<String, usize>> {
+fn run(tree: &Tree, guard: &Guard, number: u32) -> anyhow::Result<BTreeMap<Rule, usize>> {
     let built = tree.target().join("debug");
     let folder = built.join(format!("scenarios/chaos/{}-{}", guard.mix, guard.seed));
     // One of an earlier run would be taken for this one's.
@@ -131,18 +93,24 @@ fn run(tree: &Tree, guard: &Guard, number: u32) -> anyhow::Result<BTreeMap<Strin
         .stdout(Stdio::null())
         .status()?;
     let verdict = std::fs::read(folder.join("verdict.json")).context("no verdict")?;
-    let verdict: Value = serde_json::from_slice(&verdict).context("the verdict")?;
-    let findings = verdict["findings"].as_array().context("a verdict has findings")?;
+    let verdict: Found = serde_json::from_slice(&verdict).context("the verdict")?;
     let mut found = BTreeMap::new();
-    for rule in findings.iter().filter_map(|finding| finding["rule"].as_str()) {
-        *found.entry(rule.to_owned()).or_default() += 1;
+    for finding in verdict.findings {
+        *found.entry(finding.rule).or_default() += 1;
     }
     Ok(found)
 }
 
-fn told(found: &BTreeMap<String, usize>) -> String {
-    if found.is_empty() {
-        return "NOT CAUGHT".to_owned();
+/// Whether what was found is what the guard is for.
+fn is_caught(guard: &Guard, found: &BTreeMap<Rule, usize>) -> bool {
+    guard.finds.iter().any(|rule| found.contains_key(rule))
+}
+
+fn told(guard: &Guard, found: &BTreeMap<Rule, usize>) -> String {
+    let rules: Vec<String> = found.iter().map(|(rule, count)| format!("{rule:?} x{count}")).collect();
+    match (is_caught(guard, found), rules.is_empty()) {
+        (true, _) => rules.join(", "),
+        (false, true) => "NOT CAUGHT".to_owned(),
+        (false, false) => format!("NOT CAUGHT, but {}", rules.join(", ")),
     }
-    found.iter().map(|(rule, count)| format!("{rule} x{count}")).collect::<Vec<_>>().join(", ")
 }

@@ -2,24 +2,32 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
+use chrono::DateTime;
+use serde::{Deserialize, Serialize};
 
 use super::behaviour::Ends;
 use super::book::{Purpose, Sent};
 use super::evidence::{AttemptRow, Evidence, LetterRow, Life, SilentRow, TaskRow};
 use super::fault::Silence;
 use super::ledger::Run;
+use super::world::{HEARTBEAT, LOST_AFTER};
 
 /// The kind that holds its workspace.
 const EXCLUSIVE_KIND: &str = "plan_and_apply";
 /// The step that is started at most once.
 const ONCE: &str = "apply";
-/// An agent that was started this long ago has been heard, unless something keeps it from that, in milliseconds. Less than the silence after
-/// which agents are lost, so that one that waits for the end of its old session is met.
+/// An agent that was started this long ago has been heard, unless something keeps it from that, in milliseconds. It has cleared its working
+/// directories by then, which takes longer only where a process cannot be killed.
 const HEARD_AFTER_MS: i64 = 6_000;
+/// An agent that was killed is declared silent this long after that at the earliest, in milliseconds: its last sign of life was one period
+/// older at most, and clocks are read at different moments.
+#[expect(clippy::cast_possible_truncation, reason = "some seconds")]
+const SILENT_FOR_MS: i64 = LOST_AFTER.as_millis() as i64 - 2 * HEARTBEAT.as_millis() as i64;
+// One that waits for the end of its old session is met.
+const _: () = assert!(HEARD_AFTER_MS < SILENT_FOR_MS);
 
 /// What was broken. One column of the table each, or one kind of the unexpected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {
     /// A confirmed event had no effect, and no dead letter says why.
@@ -47,7 +55,7 @@ pub enum Rule {
 }
 
 /// Something that does not hold.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     /// The rule.
     pub rule: Rule,
@@ -297,7 +305,11 @@ fn at_rest(evidence: &Evidence) -> Vec<Finding> {
         .extend(busy.map(|(agent, count)| finding(Rule::Slot, format!("{agent} still has {count} in hand"))));
     let lost = evidence.silent.iter().filter(|silent| !is_excused(silent, evidence));
     found.extend(lost.map(|silent| {
-        let text = format!("{} was declared lost at {} for nothing", silent.agent, silent.at_ms);
+        let at = DateTime::from_timestamp_millis(silent.at_ms).unwrap_or_default();
+        let text = format!(
+            "session {} of {} was declared silent at {at:?} for nothing",
+            silent.session, silent.agent
+        );
         finding(Rule::LostAgent, text)
     }));
     found.extend(evidence.surprises.iter().map(|text| finding(Rule::Unexpected, text.clone())));
@@ -310,15 +322,20 @@ fn at_rest(evidence: &Evidence) -> Vec<Finding> {
 
 /// Whether a fault excuses that this session was declared silent.
 fn is_excused(silent: &SilentRow, evidence: &Evidence) -> bool {
-    // Its process ran for long enough to be heard: what was declared silent is that, or an older session that should have made way for it.
+    let lives = || evidence.lives.iter().filter(|life| life.agent == silent.agent);
+    // The session that was declared silent is that process's own, or an older one that should have made way for it.
     let should_be_heard = |life: &Life| {
-        life.agent == silent.agent
-            && life.from_ms + HEARD_AFTER_MS <= silent.at_ms
-            && life.to_ms.is_none_or(|to_ms| silent.at_ms < to_ms)
+        let runs = life.from_ms <= silent.at_ms && life.to_ms.is_none_or(|to_ms| silent.at_ms < to_ms);
+        runs && (life.from_ms <= silent.seen_ms || life.from_ms + HEARD_AFTER_MS <= silent.at_ms)
+    };
+    // Nobody could speak for it for as long as it may be silent.
+    let silent_for_long = || {
+        let last = lives().filter_map(|life| life.to_ms).filter(|to_ms| *to_ms <= silent.at_ms).max();
+        last.is_some_and(|to_ms| to_ms + SILENT_FOR_MS <= silent.at_ms)
     };
     match evidence.excused.silence {
         Silence::Never => false,
-        Silence::Killed => !evidence.lives.iter().any(should_be_heard),
+        Silence::Killed => !lives().any(should_be_heard) && silent_for_long(),
         Silence::Always => true,
     }
 }

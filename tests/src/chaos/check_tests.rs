@@ -246,7 +246,7 @@ fn at_rest_nothing_may_be_left_anywhere_and_no_agent_have_been_lost_for_nothing(
 }
 
 fn silent(at_ms: i64) -> SilentRow {
-    SilentRow { agent: "agent-1".into(), at_ms }
+    SilentRow { session: "s".into(), agent: "agent-1".into(), seen_ms: 0, at_ms }
 }
 
 #[test]
@@ -254,18 +254,20 @@ fn a_killed_agent_is_silent_only_until_it_was_started_again_for_long_enough_to_b
     let life = |from_ms, to_ms| Life { agent: "agent-1".into(), from_ms, to_ms };
     let mut evidence = good();
     evidence.excused.silence = Silence::Killed;
-    evidence.lives = vec![life(0, Some(10_000)), life(20_000, Some(21_000)), life(30_000, None)];
-    for excused in [11_000, 22_000, 29_999, 30_000 + HEARD_AFTER_MS - 1] {
-        evidence.silent = vec![silent(excused)];
+    evidence.lives = vec![life(0, Some(10_000)), life(20_000, Some(21_000)), life(40_000, None)];
+    for excused in [10_000 + SILENT_FOR_MS, 21_000 + SILENT_FOR_MS, 39_999, 40_000 + HEARD_AFTER_MS - 1] {
+        evidence.silent = vec![SilentRow { seen_ms: -1, ..silent(excused) }];
         assert_eq!(check(&evidence).1, [], "{excused}");
     }
-    for not_excused in [HEARD_AFTER_MS, 9_999, 30_000 + HEARD_AFTER_MS] {
+    for not_excused in [HEARD_AFTER_MS, 9_999, 40_000 + HEARD_AFTER_MS] {
         evidence.silent = vec![silent(not_excused)];
         assert_eq!(broken(&evidence), Rule::LostAgent, "{not_excused}");
     }
-    evidence.lives.iter_mut().for_each(|life| life.agent = "agent-2".into());
-    assert_eq!(check(&evidence).1, [], "another's process says nothing of this one");
+    evidence.silent = vec![SilentRow { seen_ms: 40_000, ..silent(40_001) }];
+    assert_eq!(broken(&evidence), Rule::LostAgent, "it was heard, and its process lives");
+    evidence.silent = vec![silent(10_000 + SILENT_FOR_MS - 1)];
+    assert_eq!(broken(&evidence), Rule::LostAgent, "it had not been silent for long enough");
+    evidence.silent = vec![silent(HEARD_AFTER_MS)];
     evidence.excused.silence = Silence::Always;
-    evidence.lives = vec![life(0, None)];
     assert_eq!(check(&evidence).1, []);
 }

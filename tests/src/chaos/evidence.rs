@@ -55,9 +55,13 @@ pub struct Excused {
 /// A session that was ended for its silence.
 #[derive(Debug, Clone, Serialize)]
 pub struct SilentRow {
+    /// Which.
+    pub session: String,
     /// Whose.
     pub agent: String,
-    /// When, in milliseconds since the epoch.
+    /// When it was first heard, in milliseconds since the epoch.
+    pub seen_ms: i64,
+    /// When it was ended, in milliseconds since the epoch.
     pub at_ms: i64,
 }
 

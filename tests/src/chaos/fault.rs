@@ -29,7 +29,8 @@ pub enum How {
 /// When an agent may rightly be declared silent. The later ones excuse more.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Silence {
-    /// Never: nothing keeps it from being heard, or whatever does keeps the dispatchers from hearing themselves.
+    /// Never: nothing keeps it from being heard for as long as it may be silent, or whatever does keeps the dispatchers from hearing
+    /// themselves.
     #[default]
     Never,
     /// While it is killed. One that was started again is heard, and takes the place of its old session.
@@ -144,7 +145,8 @@ impl Fault {
         }
     }
 
-    /// Whether attempts may rightly be lost because of it: an agent is declared silent, or ends its session since it cannot speak itself.
+    /// Whether attempts may rightly be lost because of it: their agent is declared silent, or ends its session since it cannot speak itself,
+    /// or what was in its queue is gone.
     #[must_use]
     pub const fn may_lose_attempts(self) -> bool {
         match self {

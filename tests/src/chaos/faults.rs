@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use lapin::options::QueueBindOptions;
 use lapin::types::FieldTable;
 use nix::sys::signal::{Signal, kill};
@@ -119,11 +119,16 @@ impl World {
 
     async fn kill_actor(&self, actor: &Actor, lasts: Duration) -> anyhow::Result<String> {
         let mut process = actor.process.lock().await;
-        process.as_mut().context("it does not run")?.kill()?;
-        actor.was_killed();
+        let running = process.as_mut().context("it does not run")?;
+        let ended = running.ended()?;
+        running.kill()?;
+        actor.has_ended();
         tokio::time::sleep(lasts).await;
         *process = Some(self.begin(actor)?);
-        Ok(format!("killed {}", actor.name))
+        match ended {
+            Some(status) => bail!("{} had ended by itself: {status}", actor.name),
+            None => Ok(format!("killed {}", actor.name)),
+        }
     }
 
     async fn disturb(&self, link: Link, how: How, index: usize, lasts: Duration) -> anyhow::Result<String> {

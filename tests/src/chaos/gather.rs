@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use serde_json::Value;
 use switchyard_common::task::Status;
 use switchyard_dispatcher::store::view::{self, TaskFilter};
+use tokio_postgres::Row;
 
 use super::evidence::{AttemptRow, Evidence, LetterRow, SilentRow, TaskRow};
 use super::ledger;
@@ -82,10 +83,17 @@ impl World {
     }
 
     async fn silent_rows(&self) -> anyhow::Result<Vec<SilentRow>> {
-        let sql = "SELECT agent_id, (extract(epoch FROM ended_at) * 1000)::bigint AS at_ms FROM agent_sessions \
-            WHERE end_reason = 'silent' ORDER BY ended_at";
+        let sql = "SELECT session::text, agent_id, (extract(epoch FROM seen_at) * 1000)::bigint AS seen_ms, \
+                (extract(epoch FROM ended_at) * 1000)::bigint AS at_ms \
+            FROM agent_sessions WHERE end_reason = 'silent' ORDER BY ended_at";
         let rows = self.scenario.database.db.connection().await?.query(sql, &[]).await?;
-        Ok(rows.iter().map(|row| SilentRow { agent: row.get("agent_id"), at_ms: row.get("at_ms") }).collect())
+        let row = |row: &Row| SilentRow {
+            session: row.get("session"),
+            agent: row.get("agent_id"),
+            seen_ms: row.get("seen_ms"),
+            at_ms: row.get("at_ms"),
+        };
+        Ok(rows.iter().map(row).collect())
     }
 
     async fn letter_rows(&self) -> anyhow::Result<Vec<LetterRow>> {

@@ -1,6 +1,6 @@
 //! The fault mixes, as data: what breaks, how often, for how long, and what surrounds it.
 
-use super::fault::{Fault, How, Link};
+use super::fault::{Fault, How, Link, Silence};
 
 /// Messages that are delivered again and out of order, all the time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -293,6 +293,12 @@ pub fn named(name: &str) -> Option<Mix> {
 }
 
 impl Mix {
+    /// When an agent may rightly be declared silent in it.
+    #[must_use]
+    pub fn silence(&self) -> Silence {
+        self.faults.iter().map(|(_, fault)| fault.silence()).max().unwrap_or_default()
+    }
+
     /// Whether any of its faults is one of these.
     #[must_use]
     pub fn has(&self, wanted: impl Fn(Fault) -> bool) -> bool {
@@ -315,5 +321,24 @@ mod tests {
         assert!(MIXES.iter().filter(|mix| mix.nodes == 3).count() >= 4);
         assert!(MIXES.iter().all(|mix| mix.nodes == 3 || !mix.has(|fault| fault.scope() == Scope::Node)));
         assert!(names.iter().all(|name| named(name).is_some()));
+    }
+
+    #[test]
+    fn what_keeps_nobody_from_being_heard_excuses_no_silence() {
+        let silence = |name| named(name).map(|mix| mix.silence());
+        assert_eq!(silence("agent-crash"), Some(Silence::Killed));
+        for never in [
+            "dispatcher-crash",
+            "handler-crash",
+            "broker-restart",
+            "database-crash",
+            "dispatcher-partition",
+            "database-partition",
+            "memory-alarm",
+            "queue-vandal",
+            "consumer-timeout",
+        ] {
+            assert_eq!(silence(never), Some(Silence::Never), "{never}");
+        }
     }
 }

@@ -144,7 +144,7 @@ async fn judge(
 fn excused(mix: &Mix) -> Excused {
     Excused {
         losses: mix.has(|fault| fault.may_lose_attempts()),
-        silence: mix.faults.iter().map(|(_, fault)| fault.silence()).max().unwrap_or_default(),
+        silence: mix.silence(),
         handler_deaths: mix.has(|fault| fault.may_fail_handlers()),
     }
 }

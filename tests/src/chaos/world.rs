@@ -23,9 +23,9 @@ use crate::harness::services::{Part, Services};
 /// The handler program, beside the running one.
 pub const HANDLER: &str = "chaos-handler";
 /// Time between heartbeats.
-const HEARTBEAT: Duration = Duration::from_secs(1);
+pub const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Silence after which an agent is lost.
-const LOST_AFTER: Duration = Duration::from_secs(12);
+pub const LOST_AFTER: Duration = Duration::from_secs(12);
 /// Time from TERM to KILL of a handler, in milliseconds.
 const KILL_GRACE_MS: u64 = 1_000;
 /// Slots of an agent; as much credit, and as many of them may be exclusive.
@@ -269,14 +269,16 @@ impl Actor {
         })
     }
 
+    /// One process at a time: whatever ran before has ended by now.
     fn begins(&self) {
+        self.has_ended();
         self.ran.lock().unwrap_or_else(PoisonError::into_inner).push((SystemTime::now(), None));
     }
 
-    /// Notes that its process was killed.
-    pub fn was_killed(&self) {
+    /// Notes that its process has ended.
+    pub fn has_ended(&self) {
         if let Some((_, end)) = self.ran.lock().unwrap_or_else(PoisonError::into_inner).last_mut() {
-            *end = Some(SystemTime::now());
+            end.get_or_insert_with(SystemTime::now);
         }
     }
 

@@ -26,7 +26,7 @@ pub(super) fn revoke(subject: &Subject, reason: RevokeReason, context: &Context)
     match task.status {
         Status::Assigned if !attempt.repeatable => withdraw(subject, reason, context),
         // Only recorded (protocol D3): without force its agent would not stop it, so the request would never be answered.
-        Status::Running if !attempt.repeatable && !force => Decision::refused(Refusal::NeedsForce),
+        Status::Running if !(attempt.repeatable || force) => Decision::refused(Refusal::NeedsForce),
         Status::Assigned | Status::Running => {
             // The first reason stays, unless this one may also stop what the first may not.
             if attempt.revoke.is_some_and(|revoke| revoke.force || !force) {

@@ -4,9 +4,11 @@
 //! - [`tree`]: a copy of the checkout in which guards are removed, so that the checkout itself stays as it is
 //! - [`switched`]: many guards behind a switch each, so that one build serves them all
 //! - [`mod@install`]: puts them into the copy
+//! - [`guards`]: those that a run of chaos must miss
 //! - [`check`]: runs the test of a mutant and says what killed it
 
 pub mod check;
+pub mod guards;
 pub mod install;
 pub mod list;
 pub mod switched;
