@@ -275,11 +275,46 @@ async fn quiet(world: &World) -> anyhow::Result<(Named, Named)> {
         let letters = "SELECT count(*) FROM dead_letters WHERE logged_at IS NULL";
         let open_letters = u64::try_from(world.scenario.count(letters).await?)?;
         let quiet = queues.iter().chain(&in_hand).all(|(_, count)| *count == 0) && open_letters == 0;
-        if quiet || begun.elapsed() > DRAINED_WITHIN {
+        if quiet {
+            return Ok((queues, in_hand));
+        }
+        if begun.elapsed() > DRAINED_WITHIN {
+            keep_broker(world).await?;
             return Ok((queues, in_hand));
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// Who has what in hand by the broker's own word: what is left in a queue may be ready, or with a consumer.
+async fn keep_broker(world: &World) -> anyhow::Result<()> {
+    const ASKED: [&[&str]; 3] = [
+        &[
+            "list_queues",
+            "-p",
+            "switchyard",
+            "name",
+            "messages_ready",
+            "messages_unacknowledged",
+            "leader",
+            "consumers",
+        ],
+        &[
+            "list_channels",
+            "pid",
+            "connection",
+            "number",
+            "consumer_count",
+            "messages_unacknowledged",
+            "acks_uncommitted",
+        ],
+        &["list_consumers", "-p", "switchyard", "queue_name", "channel_pid", "consumer_tag", "active"],
+    ];
+    let mut told = String::new();
+    for asked in ASKED {
+        told += &format!("{}\n{}\n", asked.join(" "), world.broker.ctl(asked).await?);
+    }
+    Ok(std::fs::write(world.scenario.folder.join("broker-left.txt"), told)?)
 }
 
 /// Ready and unacknowledged messages of every queue of the namespace.
