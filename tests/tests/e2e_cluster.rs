@@ -1,12 +1,17 @@
 //! A broker of three nodes, of which one is away at a time: no task is lost, no agent is lost, and work goes on without the node.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use serde_json::json;
-use switchyard_common::broker::{BrokerConfig, PublishOutcome, Publisher, declare};
+use switchyard_common::broker::{
+    BrokerConfig, ConsumeConnection, ConsumerEvent, ConsumerStream, Incoming, Outgoing, Properties,
+    PublishOutcome, Publisher, Subscription, declare,
+};
 use switchyard_common::config::Secret;
+use switchyard_common::contract::topology::DEFAULT_EXCHANGE;
 
 use futures::future::try_join_all;
 use switchyard_tests::harness::cluster::NODES_COUNT;
@@ -29,7 +34,11 @@ async fn a_node_of_three_that_leads_queues_may_die_or_be_restarted_and_no_task_i
     let services = Services::start_cluster("cluster").await?;
     the_node_that_leads_most_queues_is_killed_in_the_middle_of_two_hundred_tasks(&services).await?;
     each_node_in_turn_is_stopped_and_started_in_the_middle_of_work(&services).await?;
-    what_first_publishes_while_the_leader_dies_is_not_refused_for_ever(&services).await
+    what_first_publishes_while_the_leader_dies_is_not_refused_for_ever(&services).await?;
+    what_somebody_has_in_hand_who_takes_nothing_more_comes_back_when_the_node_of_its_connection_dies(
+        &services,
+    )
+    .await
 }
 
 async fn the_node_that_leads_most_queues_is_killed_in_the_middle_of_two_hundred_tasks(
@@ -100,6 +109,55 @@ async fn what_first_publishes_while_the_leader_dies_is_not_refused_for_ever(
     let refused = refused?;
     ensure!(refused.iter().any(|count| *count > 0), "nobody was refused, so nothing was tried");
     services.start_node(leader).await
+}
+
+/// A replica without its database takes no more outcomes. What it had in hand was lost for ever when it stopped its consumer for that and
+/// the node of its connection died: the broker keeps it (seen with RabbitMQ 3.10.8; docs/adr/messages-that-stay-behind.md).
+async fn what_somebody_has_in_hand_who_takes_nothing_more_comes_back_when_the_node_of_its_connection_dies(
+    services: &Services,
+) -> anyhow::Result<()> {
+    const IN_HAND: usize = 3;
+    let scenario = Scenario::on("cluster_in_hand", services).await?;
+    declare(&scenario.session("declares").await?, &scenario.namespace.dispatcher_topology()).await?;
+    let queue = scenario.namespace.outcomes_queue();
+    let leader = *services.leaders(&queue).await?.get(&queue).context("the queue has a leader")?;
+    let dies = leader % NODES_COUNT + 1;
+    let consuming = |node: usize| {
+        let config = BrokerConfig::new(Secret::new(services.amqp_urls[node - 1].clone()), "consumer");
+        ConsumeConnection::start(&config, "consume", Arc::new(|_| Box::pin(async { Ok(()) })))
+    };
+    let holder = consuming(dies)?;
+    let mut held = holder.subscribe(Subscription::new(&queue, 10));
+    let publisher = Publisher::start(
+        &BrokerConfig::new(Secret::new(services.amqp_urls[leader - 1].clone()), "publisher"),
+        "publish",
+    )?;
+    for _ in 0..IN_HAND {
+        let properties = Properties::persistent("text/plain");
+        let message = Outgoing::new(DEFAULT_EXCHANGE, &queue, properties, b"outcome".to_vec(), true)?;
+        ensure!(publisher.publish(message).await.is_acked(), "a message was not taken");
+    }
+    let in_hand = deliveries(&mut held, IN_HAND).await?;
+    held.handle().hold();
+    services.kill_node(dies).await?;
+    let other = consuming(leader)?;
+    let mut others = other.subscribe(Subscription::new(&queue, 10));
+    let come_back = tokio::time::timeout(GOES_ON_WITHIN, deliveries(&mut others, IN_HAND)).await;
+    services.start_node(dies).await?;
+    drop((in_hand, come_back.context("what was in hand does not come back")??));
+    Ok(())
+}
+
+/// The next so many deliveries.
+async fn deliveries(events: &mut ConsumerStream, count: usize) -> anyhow::Result<Vec<Incoming>> {
+    let mut found = Vec::new();
+    while found.len() < count {
+        match events.next().await.context("the subscription is over")? {
+            ConsumerEvent::Delivery(incoming) => found.push(*incoming),
+            ConsumerEvent::Ready { .. } | ConsumerEvent::Lost { .. } => {}
+        }
+    }
+    Ok(found)
 }
 
 /// How often the broker refused the message before it took it.

@@ -65,6 +65,11 @@ impl Epoch {
         self.ended.is_cancelled() || !self.channel.status().connected()
     }
 
+    /// Whether everything that came is acked or nacked.
+    pub(super) fn is_idle(&self) -> bool {
+        self.open().is_empty()
+    }
+
     /// An acker for a delivery that has just come.
     pub(super) fn acker(self: &Arc<Self>, tag: u64, no_ack: bool) -> Acker {
         if !no_ack {

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use super::consume_link::ConsumeLink;
 use super::declare::DeclareError;
 use super::fault::Fault;
 use super::headers::HeaderValue;
+use super::limits::CONSUMER_RENEWED_AFTER_MILLIS;
 use super::message::Message;
 use super::session::Session;
 use super::settings::{BrokerConfig, BrokerConfigError};
@@ -46,6 +48,8 @@ pub struct Subscription {
     pub arguments: BTreeMap<String, HeaderValue>,
     /// What is done when the queue cannot be consumed for long although the connection is alive.
     pub when_silent: WhenSilent,
+    /// About how long a channel is consumed on before it is made anew, at a moment when nothing is in hand.
+    pub renewed_after: Duration,
 }
 
 impl Subscription {
@@ -60,6 +64,7 @@ impl Subscription {
             no_ack: false,
             arguments: BTreeMap::new(),
             when_silent: WhenSilent::Wait,
+            renewed_after: Duration::from_millis(CONSUMER_RENEWED_AFTER_MILLIS),
         }
     }
 
@@ -186,18 +191,20 @@ impl ConsumeConnection {
         let (events, received) = mpsc::channel(usize::from(subscription.prefetch.max(1)));
         let (control, controlled) = watch::channel(Control::default());
         let closing = self.shared.closing.child_token();
+        let behind = Arc::new(AtomicBool::new(false));
         let connected = Connected {
             sessions: self.shared.sessions.clone(),
             setup: Arc::clone(&self.shared.setup.0),
             silent: self.shared.silent.clone(),
             policy: self.shared.config.reconnect,
+            behind: Arc::clone(&behind),
         };
         let task = SubscriptionTask::new(subscription, connected, events, controlled, closing.clone());
         let running = spawn_guarded("broker-subscription", task.run());
         let mut tasks = self.shared.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         tasks.retain(|task| !task.is_finished());
         tasks.push(running);
-        let handle = SubscriptionHandle { control: Arc::new(control), closing: closing.clone() };
+        let handle = SubscriptionHandle { control: Arc::new(control), behind, closing: closing.clone() };
         ConsumerStream { events: received, peeked: None, handle, _cancel_on_drop: closing.drop_guard() }
     }
 
@@ -256,10 +263,10 @@ impl ConsumerStream {
         }
     }
 
-    /// Whether nothing waits to be taken now.
+    /// Whether nothing waits to be taken now. False after [`hold`](SubscriptionHandle::hold) until what came meanwhile is handed over.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.peeked.is_none() && self.events.is_empty()
+        self.peeked.is_none() && self.events.is_empty() && !self.handle.behind.load(Ordering::Acquire)
     }
 
     /// A handle to pause, resume, restart or end the subscription from elsewhere.
@@ -283,18 +290,28 @@ impl ConsumerEvent {
 #[derive(Clone, Debug)]
 pub struct SubscriptionHandle {
     control: Arc<watch::Sender<Control>>,
+    behind: Arc<AtomicBool>,
     closing: CancellationToken,
 }
 
 impl SubscriptionHandle {
-    /// Asks the broker for no more messages. What is in hand, or on its way, can still be received and settled.
+    /// Asks the broker for no more messages. What is in hand, or on its way, can still be received and settled. For an owner that is about
+    /// to end: RabbitMQ 3.10 keeps what is in the hand of a consumer that was stopped for ever when the node of its connection dies
+    /// (docs/adr/messages-that-stay-behind.md).
     pub fn pause(&self) {
         self.control.send_modify(|control| control.paused = true);
     }
 
-    /// Goes on after [`pause`](Self::pause).
+    /// Hands over nothing more for now, and remains a consumer: as many messages as the prefetch has room for wait here, and the rest goes
+    /// to other consumers of the queue.
+    pub fn hold(&self) {
+        self.behind.store(true, Ordering::Release);
+        self.control.send_modify(|control| control.held = true);
+    }
+
+    /// Goes on after [`pause`](Self::pause) or [`hold`](Self::hold).
     pub fn resume(&self) {
-        self.control.send_modify(|control| control.paused = false);
+        self.control.send_modify(|control| (control.paused, control.held) = (false, false));
     }
 
     /// Hands everything that is not settled back to the queue, by closing the channel, and begins again (or stays

@@ -36,3 +36,8 @@ pub const CHANNEL_RENEWED_AFTER_MAX_MILLIS: u64 = 60_000;
 pub const REFUSALS_MAX_COUNT: usize = 256;
 /// Longest time for which nothing is written because a channel is about to be made anew.
 pub const RENEWAL_WAIT_MAX_MILLIS: u64 = 500;
+/// A consumer with nothing in hand is made anew about this long after it began, with a new channel: what the broker still counts as in its
+/// hand goes back to the queue then.
+pub const CONSUMER_RENEWED_AFTER_MILLIS: u64 = 60_000;
+/// How soon it is looked at again when it had something in hand.
+pub const RENEWAL_RETRY_MILLIS: u64 = 250;

@@ -40,7 +40,7 @@
 //!     Box::pin(async move { declare(&session, &topology).await })
 //! }))?;
 //! let mut events = connection.subscribe(Subscription::new("switchyard.events", 200));
-//! let control = events.handle(); // control.pause() while the database is away, control.resume() afterwards
+//! let control = events.handle(); // control.hold() while the database is away, control.resume() afterwards
 //! while let Some(event) = events.next().await {
 //!     match event {
 //!         ConsumerEvent::Ready { generation } => {}        // consuming; what was in hand before is void

@@ -1,7 +1,7 @@
 //! The task behind one subscription: its channel, its consumer, its way back after each loss.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -19,11 +19,12 @@ use super::consumer::{ConsumerEvent, Incoming, Setup, Subscription};
 use super::declare::{close, give_up};
 use super::fault::{Fault, code};
 use super::headers::to_table;
-use super::limits::CONSUME_ANSWER_MAX_MILLIS;
+use super::limits::{CONSUME_ANSWER_MAX_MILLIS, RENEWAL_RETRY_MILLIS};
 use super::message::Message;
 use super::reconnect::Reconnect;
 use super::session::Session;
 use super::silence::{SilentQueues, Watch};
+use crate::guard::spawn_guarded;
 use crate::retry::RetryPolicy;
 
 /// Generations are unique in the process, so that no two subscriptions can be mixed up either.
@@ -33,17 +34,21 @@ static GENERATIONS: AtomicU64 = AtomicU64::new(0);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Control {
     pub(super) paused: bool,
+    /// Nothing more is handed over.
+    pub(super) held: bool,
     /// Counts the wishes for a new channel.
     pub(super) restarts: u64,
 }
 
-/// What a subscription has of its connection.
+/// What a subscription has of its connection and of its owner.
 pub(super) struct Connected {
     pub(super) sessions: watch::Receiver<Option<Session>>,
     /// Declares what there is to consume, again where it is missing.
     pub(super) setup: Setup,
     pub(super) silent: SilentQueues,
     pub(super) policy: RetryPolicy,
+    /// True from the moment at which the owner wanted nothing more until everything that has come meanwhile is handed over.
+    pub(super) behind: Arc<AtomicBool>,
 }
 
 pub(super) struct SubscriptionTask {
@@ -54,6 +59,7 @@ pub(super) struct SubscriptionTask {
     sessions: watch::Receiver<Option<Session>>,
     events: mpsc::Sender<ConsumerEvent>,
     control: watch::Receiver<Control>,
+    behind: Arc<AtomicBool>,
     closing: CancellationToken,
     /// The last reason given for being lost, so that the same is not repeated at each try.
     last_fault: Option<Fault>,
@@ -67,6 +73,8 @@ enum End {
     Lost(Fault),
     /// Consuming could not begin.
     Refused(Fault),
+    /// Nothing was in hand, and it was time for a new channel, which is of the same generation.
+    Renewed(u64),
 }
 
 impl SubscriptionTask {
@@ -77,18 +85,34 @@ impl SubscriptionTask {
         control: watch::Receiver<Control>,
         closing: CancellationToken,
     ) -> Self {
-        let Connected { sessions, setup, silent, policy } = connected;
+        let Connected { sessions, setup, silent, policy, behind } = connected;
         let reconnect = Reconnect::new(policy);
         let watch = Watch::new(subscription.queue.clone(), subscription.when_silent.clone(), silent);
-        Self { subscription, reconnect, setup, watch, sessions, events, control, closing, last_fault: None }
+        Self {
+            subscription,
+            reconnect,
+            setup,
+            watch,
+            sessions,
+            events,
+            control,
+            behind,
+            closing,
+            last_fault: None,
+        }
     }
 
     /// Channel after channel, until the subscription is over.
     pub(super) async fn run(mut self) {
+        let mut renewed = None;
         while let Some(session) = self.next_session().await {
             let begun = Instant::now();
-            let (fault, refused) = match self.one_channel(&session).await {
+            let (fault, refused) = match self.one_channel(&session, renewed.take()).await {
                 End::Closed => break,
+                End::Renewed(generation) => {
+                    renewed = Some(generation);
+                    continue;
+                }
                 End::Lost(fault) => (fault, false),
                 End::Refused(fault) => (fault, true),
             };
@@ -141,8 +165,8 @@ impl SubscriptionTask {
         let _ = self.events.send(ConsumerEvent::Lost { fault }).await;
     }
 
-    /// One channel from open to end.
-    async fn one_channel(&mut self, session: &Session) -> End {
+    /// One channel from open to end: of a generation of its own, or of the one that goes on.
+    async fn one_channel(&mut self, session: &Session, renewed: Option<u64>) -> End {
         let closing = self.closing.clone();
         let opened = tokio::select! {
             opened = open_channel(session, &self.subscription) => opened,
@@ -152,23 +176,30 @@ impl SubscriptionTask {
             Ok(channel) => channel,
             Err(fault) => return End::Lost(fault),
         };
-        let epoch = Epoch::new(channel, GENERATIONS.fetch_add(1, Ordering::Relaxed) + 1);
+        let generation = renewed.unwrap_or_else(|| GENERATIONS.fetch_add(1, Ordering::Relaxed) + 1);
+        let epoch = Epoch::new(channel, generation);
         let end = tokio::select! {
-            end = self.consume(session, &epoch) => end,
+            end = self.consume(session, &epoch, renewed.is_some()) => end,
             () = closing.cancelled() => End::Closed,
         };
         epoch.end();
         match &end {
             End::Refused(fault) if fault.no_answer => give_up(session, epoch.channel()).await,
             End::Refused(_) | End::Lost(_) | End::Closed => close(session, epoch.channel()).await,
+            End::Renewed(_) => {
+                // The next one does not wait for it.
+                let (session, epoch) = (session.clone(), Arc::clone(&epoch));
+                drop(spawn_guarded("stale-channel", async move { close(&session, epoch.channel()).await }));
+            }
         }
         end
     }
 
-    /// Consumes on an open channel until it fails, pausing on request.
-    async fn consume(&mut self, session: &Session, epoch: &Arc<Epoch>) -> End {
+    /// Consumes on an open channel until it fails, pausing on request. The owner hears nothing of a channel that was `renewed`.
+    async fn consume(&mut self, session: &Session, epoch: &Arc<Epoch>, renewed: bool) -> End {
         let restarts = self.control.borrow().restarts;
-        let mut announced = false;
+        let mut announced = renewed;
+        let mut renewal = Instant::now() + renewed_after(self.subscription.renewed_after, &mut rand::rng());
         loop {
             match self.wait_until_wanted(session, restarts).await {
                 Ok(true) => {}
@@ -189,7 +220,18 @@ impl SubscriptionTask {
                 tracing::info!(queue = self.subscription.queue, generation, "consuming");
                 let _ = self.events.send(ConsumerEvent::Ready { generation }).await;
             }
-            match self.pump(session, epoch, consumer, restarts).await {
+            match self.pump(session, epoch, consumer, (restarts, renewal)).await {
+                // What came while it was stopped is in hand now: this channel goes on, and is looked at again soon.
+                Pumped::Paused if renewal <= Instant::now() => {
+                    if epoch.is_idle() {
+                        tracing::debug!(
+                            queue = self.subscription.queue,
+                            "consuming goes on with a new channel"
+                        );
+                        return End::Renewed(epoch.generation());
+                    }
+                    renewal = Instant::now() + Duration::from_millis(RENEWAL_RETRY_MILLIS);
+                }
                 Pumped::Paused => {}
                 Pumped::Closed => return End::Closed,
                 Pumped::Lost(fault) => return End::Lost(fault),
@@ -220,9 +262,12 @@ impl SubscriptionTask {
         session: &Session,
         epoch: &Arc<Epoch>,
         mut consumer: Consumer,
-        restarts: u64,
+        (restarts, mut renewal): (u64, Instant),
     ) -> Pumped {
         let mut cancelled = false;
+        let mut held = self.control.borrow().held;
+        // Without acks the broker counts nothing as in hand.
+        let renews = !self.subscription.no_ack;
         // A delivery that waits for a place in the owner's buffer. The broker sends no more than the prefetch, so
         // this happens only while void deliveries of an earlier generation fill it.
         let mut waiting: Option<ConsumerEvent> = None;
@@ -237,6 +282,7 @@ impl SubscriptionTask {
                     if control.restarts != restarts {
                         return Pumped::Lost(restart_fault());
                     }
+                    held = control.held;
                     if control.paused && !cancelled {
                         cancelled = true;
                         if let Err(fault) = stop_consumer(session, epoch.channel(), &consumer).await {
@@ -249,7 +295,7 @@ impl SubscriptionTask {
                     (Ok(_), None) => {}
                     (Err(_), _) => return Pumped::Closed,
                 },
-                delivery = consumer.next(), if waiting.is_none() => match delivery {
+                delivery = consumer.next(), if waiting.is_none() && !held => match delivery {
                     Some(Ok(delivery)) => match self.hand_over(epoch, delivery) {
                         Ok(()) => {}
                         Err(TrySendError::Full(event)) => waiting = Some(event),
@@ -260,6 +306,20 @@ impl SubscriptionTask {
                     None => return Pumped::Lost(self.why_ended(session)),
                 },
                 fault = session.lost() => return Pumped::Lost(fault),
+                () = tokio::time::sleep_until(renewal), if renews && !cancelled && !held => {
+                    if waiting.is_none() && epoch.is_idle() {
+                        cancelled = true;
+                        if let Err(fault) = stop_consumer(session, epoch.channel(), &consumer).await {
+                            return Pumped::Lost(fault);
+                        }
+                    } else {
+                        renewal = Instant::now() + Duration::from_millis(RENEWAL_RETRY_MILLIS);
+                    }
+                }
+                // In this order: nothing has come that is not handed over.
+                () = std::future::ready(()), if !held && self.behind.load(Ordering::Acquire) && waiting.is_none() => {
+                    self.behind.store(false, Ordering::Release);
+                }
             }
         }
     }
@@ -289,6 +349,11 @@ impl SubscriptionTask {
             handed => handed,
         }
     }
+}
+
+/// How long a channel is consumed on before it is renewed: spread, so that what began together is not renewed together.
+fn renewed_after(after: Duration, random: &mut impl rand::RngExt) -> Duration {
+    after / 2 + (after / 2).mul_f64(random.random_range(0.0..1.0))
 }
 
 /// How pumping ended.

@@ -3,6 +3,7 @@
 use crate::support::proxy::Proxy;
 use crate::support::raw;
 use crate::support::*;
+use std::time::Duration;
 use switchyard_common::broker::{
     AckResult, PublishOutcome, QueueCounts, Subscription, ack_all, declare, delete_queue, queue_counts,
 };
@@ -103,6 +104,62 @@ async fn a_paused_subscription_gets_nothing_new_and_goes_on_when_resumed() {
     control.resume();
     let next = next_delivery(&mut events).await;
     assert_eq!((body(&next), next.generation), ("while paused", generation));
+    queue.delete().await;
+}
+
+#[tokio::test]
+async fn what_is_held_waits_within_the_prefetch_and_the_rest_goes_to_other_consumers() {
+    let queue = Queue::new("hold").await;
+    let publisher = publisher(&config()).await;
+    let (connection, other) = (consumer(&config()), consumer(&config()));
+    let mut held = connection.subscribe(Subscription::new(&queue.name, 2));
+    let generation = next_ready(&mut held).await;
+    assert!(held.is_empty());
+    held.handle().hold();
+    assert!(!held.is_empty(), "it is not known what comes meanwhile");
+    let messages = (0..4).map(|n| queue.message(&n.to_string())).collect();
+    assert!(publisher.publish_pipelined(messages).await.iter().all(PublishOutcome::is_acked));
+
+    let mut others = other.subscribe(Subscription::new(&queue.name, 10));
+    next_ready(&mut others).await;
+    for expected in ["2", "3"] {
+        let incoming = next_delivery(&mut others).await;
+        assert_eq!(body(&incoming), expected);
+        assert_eq!(incoming.acker.ack().await, AckResult::Sent);
+    }
+    assert!(held.try_delivery().is_none());
+
+    held.handle().resume();
+    for expected in ["0", "1"] {
+        let incoming = next_delivery(&mut held).await;
+        assert_eq!((body(&incoming), incoming.generation), (expected, generation));
+        assert_eq!(incoming.acker.ack().await, AckResult::Sent);
+    }
+    assert!(publisher.publish(queue.message("last")).await.is_acked());
+    queue.delete().await;
+}
+
+#[tokio::test]
+async fn an_idle_subscription_gets_a_new_channel_and_its_owner_hears_nothing_of_it() {
+    let queue = Queue::new("renewed").await;
+    let publisher = publisher(&config()).await;
+    let connection = consumer(&config());
+    let soon = Duration::from_millis(20);
+    let subscription = Subscription { renewed_after: soon, ..Subscription::new(&queue.name, 1) };
+    let mut events = connection.subscribe(subscription);
+    let generation = next_ready(&mut events).await;
+    let mut channels = 0;
+    for n in 0..200 {
+        assert!(publisher.publish(queue.message(&n.to_string())).await.is_acked());
+        let incoming = next_delivery(&mut events).await;
+        assert_eq!((body(&incoming), incoming.generation), (n.to_string().as_str(), generation));
+        assert!(!incoming.message.redelivered);
+        // Tags are counted from 1 on each channel.
+        channels += usize::from(format!("{:?}", incoming.acker).contains(" tag: 1,"));
+        assert_eq!(incoming.acker.ack().await, AckResult::Sent);
+    }
+    assert!(channels > 1, "all came on one channel");
+    assert!(connection.close(PATIENCE).await);
     queue.delete().await;
 }
 

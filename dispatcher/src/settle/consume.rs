@@ -265,10 +265,10 @@ impl<S: Settler> Consumer<S> {
         after
     }
 
-    /// Stops consuming for a while. False when shutdown came: everything in hand goes back to the broker.
+    /// Takes nothing more for a while. False when shutdown came: everything in hand goes back to the broker.
     async fn wait(&mut self, waits: u32, shutdown: &Shutdown) -> bool {
         self.paused = true;
-        self.control.pause();
+        self.control.hold();
         metrics::counter!("switchyard_store_waits_total", "part" => S::NAME).increment(1);
         let delay = RetryPolicy::RECONNECT.ceiling(waits).max(HELD_RETRY);
         shutdown.sleep(delay).await

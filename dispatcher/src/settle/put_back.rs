@@ -62,7 +62,7 @@ impl PutBack {
         if self.waiting.len() > self.count_max {
             // Again each time: whoever else waits for something may have gone on meanwhile.
             self.paused = true;
-            self.subscription.pause();
+            self.subscription.hold();
         }
     }
 
