@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,7 +21,7 @@ use super::session::Session;
 use super::settings::{BrokerConfig, BrokerConfigError};
 use super::silence::{SilentQueues, WhenSilent};
 use super::state::ConnectionState;
-use super::subscription::{Connected, Control, SubscriptionTask};
+use super::subscription::{Behind, Connected, Control, SubscriptionTask};
 use crate::guard::{GuardedTask, spawn_guarded};
 
 /// Declares what the consumers need; run on every new connection, before any subscription consumes, and again when a
@@ -48,7 +47,8 @@ pub struct Subscription {
     pub arguments: BTreeMap<String, HeaderValue>,
     /// What is done when the queue cannot be consumed for long although the connection is alive.
     pub when_silent: WhenSilent,
-    /// About how long a channel is consumed on before it is made anew, at a moment when nothing is in hand.
+    /// About how long a channel is consumed on before it is made anew, at a moment when nothing is in hand. The owner hears of it as
+    /// [`ConsumerEvent::Ready`].
     pub renewed_after: Duration,
 }
 
@@ -191,7 +191,7 @@ impl ConsumeConnection {
         let (events, received) = mpsc::channel(usize::from(subscription.prefetch.max(1)));
         let (control, controlled) = watch::channel(Control::default());
         let closing = self.shared.closing.child_token();
-        let behind = Arc::new(AtomicBool::new(false));
+        let behind = Arc::<Behind>::default();
         let connected = Connected {
             sessions: self.shared.sessions.clone(),
             setup: Arc::clone(&self.shared.setup.0),
@@ -263,10 +263,12 @@ impl ConsumerStream {
         }
     }
 
-    /// Whether nothing waits to be taken now. False after [`hold`](SubscriptionHandle::hold) until what came meanwhile is handed over.
+    /// Whether nothing waits to be taken now. False after [`hold`](SubscriptionHandle::hold), and while the channel is made anew, until what
+    /// came meanwhile is handed over.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.peeked.is_none() && self.events.is_empty() && !self.handle.behind.load(Ordering::Acquire)
+        let behind = self.handle.behind.is(self.handle.control.borrow().holds);
+        !behind && self.peeked.is_none() && self.events.is_empty()
     }
 
     /// A handle to pause, resume, restart or end the subscription from elsewhere.
@@ -290,7 +292,7 @@ impl ConsumerEvent {
 #[derive(Clone, Debug)]
 pub struct SubscriptionHandle {
     control: Arc<watch::Sender<Control>>,
-    behind: Arc<AtomicBool>,
+    behind: Arc<Behind>,
     closing: CancellationToken,
 }
 
@@ -305,8 +307,10 @@ impl SubscriptionHandle {
     /// Hands over nothing more for now, and remains a consumer: as many messages as the prefetch has room for wait here, and the rest goes
     /// to other consumers of the queue.
     pub fn hold(&self) {
-        self.behind.store(true, Ordering::Release);
-        self.control.send_modify(|control| control.held = true);
+        self.control.send_modify(|control| {
+            control.held = true;
+            control.holds += 1;
+        });
     }
 
     /// Goes on after [`pause`](Self::pause) or [`hold`](Self::hold).

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures::StreamExt as _;
+use futures::future::OptionFuture;
+use futures::{FutureExt as _, StreamExt as _};
 use lapin::message::Delivery;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::ShortString;
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::acker::Epoch;
 use super::consumer::{ConsumerEvent, Incoming, Setup, Subscription};
-use super::declare::{close, give_up};
+use super::declare::{close, give_up, queue_counts};
 use super::fault::{Fault, code};
 use super::headers::to_table;
 use super::limits::{CONSUME_ANSWER_MAX_MILLIS, RENEWAL_RETRY_MILLIS};
@@ -24,7 +25,6 @@ use super::message::Message;
 use super::reconnect::Reconnect;
 use super::session::Session;
 use super::silence::{SilentQueues, Watch};
-use crate::guard::spawn_guarded;
 use crate::retry::RetryPolicy;
 
 /// Generations are unique in the process, so that no two subscriptions can be mixed up either.
@@ -36,6 +36,8 @@ pub(super) struct Control {
     pub(super) paused: bool,
     /// Nothing more is handed over.
     pub(super) held: bool,
+    /// Counts the times that nothing more was to be handed over.
+    pub(super) holds: u64,
     /// Counts the wishes for a new channel.
     pub(super) restarts: u64,
 }
@@ -47,8 +49,28 @@ pub(super) struct Connected {
     pub(super) setup: Setup,
     pub(super) silent: SilentQueues,
     pub(super) policy: RetryPolicy,
-    /// True from the moment at which the owner wanted nothing more until everything that has come meanwhile is handed over.
-    pub(super) behind: Arc<AtomicBool>,
+    pub(super) behind: Arc<Behind>,
+}
+
+/// Whether something may have come that is not handed over, for an owner that asks whether everything is.
+#[derive(Debug, Default)]
+pub(super) struct Behind {
+    /// The last hold after which everything was handed over.
+    caught_up: AtomicU64,
+    /// The channel is being made anew: what was on its way on the old one comes again.
+    renewing: AtomicBool,
+}
+
+impl Behind {
+    /// `holds` is what the owner has asked for. To be asked before the stream is looked at: what is handed over is so before this turns false.
+    pub(super) fn is(&self, holds: u64) -> bool {
+        self.renewing.load(Ordering::Acquire) || self.caught_up.load(Ordering::Acquire) != holds
+    }
+
+    fn caught_up(&self, holds: u64) {
+        self.caught_up.store(holds, Ordering::Release);
+        self.renewing.store(false, Ordering::Release);
+    }
 }
 
 pub(super) struct SubscriptionTask {
@@ -59,7 +81,7 @@ pub(super) struct SubscriptionTask {
     sessions: watch::Receiver<Option<Session>>,
     events: mpsc::Sender<ConsumerEvent>,
     control: watch::Receiver<Control>,
-    behind: Arc<AtomicBool>,
+    behind: Arc<Behind>,
     closing: CancellationToken,
     /// The last reason given for being lost, so that the same is not repeated at each try.
     last_fault: Option<Fault>,
@@ -73,8 +95,8 @@ enum End {
     Lost(Fault),
     /// Consuming could not begin.
     Refused(Fault),
-    /// Nothing was in hand, and it was time for a new channel, which is of the same generation.
-    Renewed(u64),
+    /// Nothing was in hand, and it was time for a new channel. This one is closed.
+    Renewed,
 }
 
 impl SubscriptionTask {
@@ -104,15 +126,16 @@ impl SubscriptionTask {
 
     /// Channel after channel, until the subscription is over.
     pub(super) async fn run(mut self) {
-        let mut renewed = None;
+        let mut renewed = false;
         while let Some(session) = self.next_session().await {
             let begun = Instant::now();
-            let (fault, refused) = match self.one_channel(&session, renewed.take()).await {
+            let (fault, refused) = match self.one_channel(&session, std::mem::take(&mut renewed)).await {
                 End::Closed => break,
-                End::Renewed(generation) => {
-                    renewed = Some(generation);
+                End::Renewed if session.is_alive() => {
+                    renewed = true;
                     continue;
                 }
+                End::Renewed => (Fault::local("the connection has ended"), false),
                 End::Lost(fault) => (fault, false),
                 End::Refused(fault) => (fault, true),
             };
@@ -165,8 +188,8 @@ impl SubscriptionTask {
         let _ = self.events.send(ConsumerEvent::Lost { fault }).await;
     }
 
-    /// One channel from open to end: of a generation of its own, or of the one that goes on.
-    async fn one_channel(&mut self, session: &Session, renewed: Option<u64>) -> End {
+    /// One channel from open to end. One that is `renewed` takes the place of another, which is nothing to tell an operator.
+    async fn one_channel(&mut self, session: &Session, renewed: bool) -> End {
         let closing = self.closing.clone();
         let opened = tokio::select! {
             opened = open_channel(session, &self.subscription) => opened,
@@ -176,30 +199,25 @@ impl SubscriptionTask {
             Ok(channel) => channel,
             Err(fault) => return End::Lost(fault),
         };
-        let generation = renewed.unwrap_or_else(|| GENERATIONS.fetch_add(1, Ordering::Relaxed) + 1);
-        let epoch = Epoch::new(channel, generation);
+        let epoch = Epoch::new(channel, GENERATIONS.fetch_add(1, Ordering::Relaxed) + 1);
         let end = tokio::select! {
-            end = self.consume(session, &epoch, renewed.is_some()) => end,
+            end = self.consume(session, &epoch, renewed) => end,
             () = closing.cancelled() => End::Closed,
         };
         epoch.end();
         match &end {
             End::Refused(fault) if fault.no_answer => give_up(session, epoch.channel()).await,
             End::Refused(_) | End::Lost(_) | End::Closed => close(session, epoch.channel()).await,
-            End::Renewed(_) => {
-                // The next one does not wait for it.
-                let (session, epoch) = (session.clone(), Arc::clone(&epoch));
-                drop(spawn_guarded("stale-channel", async move { close(&session, epoch.channel()).await }));
-            }
+            End::Renewed => {}
         }
         end
     }
 
-    /// Consumes on an open channel until it fails, pausing on request. The owner hears nothing of a channel that was `renewed`.
+    /// Consumes on an open channel until it fails, pausing on request.
     async fn consume(&mut self, session: &Session, epoch: &Arc<Epoch>, renewed: bool) -> End {
         let restarts = self.control.borrow().restarts;
-        let mut announced = renewed;
-        let mut renewal = Instant::now() + renewed_after(self.subscription.renewed_after, &mut rand::rng());
+        let mut announced = false;
+        let renewal = Instant::now() + renewed_after(self.subscription.renewed_after, &mut rand::rng());
         loop {
             match self.wait_until_wanted(session, restarts).await {
                 Ok(true) => {}
@@ -217,22 +235,17 @@ impl SubscriptionTask {
                 self.reconnect.came_up(Instant::now());
                 self.last_fault = None;
                 let generation = epoch.generation();
-                tracing::info!(queue = self.subscription.queue, generation, "consuming");
+                let queue = &self.subscription.queue;
+                if renewed {
+                    tracing::debug!(queue, generation, "consuming on a new channel");
+                } else {
+                    tracing::info!(queue, generation, "consuming");
+                }
                 let _ = self.events.send(ConsumerEvent::Ready { generation }).await;
             }
             match self.pump(session, epoch, consumer, (restarts, renewal)).await {
-                // What came while it was stopped is in hand now: this channel goes on, and is looked at again soon.
-                Pumped::Paused if renewal <= Instant::now() => {
-                    if epoch.is_idle() {
-                        tracing::debug!(
-                            queue = self.subscription.queue,
-                            "consuming goes on with a new channel"
-                        );
-                        return End::Renewed(epoch.generation());
-                    }
-                    renewal = Instant::now() + Duration::from_millis(RENEWAL_RETRY_MILLIS);
-                }
                 Pumped::Paused => {}
+                Pumped::Renewed => return End::Renewed,
                 Pumped::Closed => return End::Closed,
                 Pumped::Lost(fault) => return End::Lost(fault),
             }
@@ -265,9 +278,11 @@ impl SubscriptionTask {
         (restarts, mut renewal): (u64, Instant),
     ) -> Pumped {
         let mut cancelled = false;
-        let mut held = self.control.borrow().held;
+        let Control { mut held, mut holds, .. } = *self.control.borrow();
         // Without acks the broker counts nothing as in hand.
         let renews = !self.subscription.no_ack;
+        let mut looking = OptionFuture::default();
+        let mut may_renew = false;
         // A delivery that waits for a place in the owner's buffer. The broker sends no more than the prefetch, so
         // this happens only while void deliveries of an earlier generation fill it.
         let mut waiting: Option<ConsumerEvent> = None;
@@ -282,7 +297,7 @@ impl SubscriptionTask {
                     if control.restarts != restarts {
                         return Pumped::Lost(restart_fault());
                     }
-                    held = control.held;
+                    (held, holds) = (control.held, control.holds);
                     if control.paused && !cancelled {
                         cancelled = true;
                         if let Err(fault) = stop_consumer(session, epoch.channel(), &consumer).await {
@@ -307,18 +322,31 @@ impl SubscriptionTask {
                 },
                 fault = session.lost() => return Pumped::Lost(fault),
                 () = tokio::time::sleep_until(renewal), if renews && !cancelled && !held => {
-                    if waiting.is_none() && epoch.is_idle() {
-                        cancelled = true;
-                        if let Err(fault) = stop_consumer(session, epoch.channel(), &consumer).await {
-                            return Pumped::Lost(fault);
-                        }
-                    } else {
-                        renewal = Instant::now() + Duration::from_millis(RENEWAL_RETRY_MILLIS);
+                    renewal = Instant::now() + Duration::from_millis(RENEWAL_RETRY_MILLIS);
+                    if epoch.is_idle() {
+                        looking = Some(has_leader(session.clone(), self.subscription.queue.clone()).boxed()).into();
                     }
                 }
-                // In this order: nothing has come that is not handed over.
-                () = std::future::ready(()), if !held && self.behind.load(Ordering::Acquire) && waiting.is_none() => {
-                    self.behind.store(false, Ordering::Release);
+                Some(has_leader) = &mut looking => {
+                    looking = OptionFuture::default();
+                    may_renew = has_leader;
+                    if !has_leader {
+                        renewal = Instant::now() + self.subscription.renewed_after;
+                    }
+                }
+                // The last two in this order: nothing has come that is not handed over.
+                () = std::future::ready(()), if !held && waiting.is_none() && self.behind.is(holds) => {
+                    self.behind.caught_up(holds);
+                }
+                () = std::future::ready(()), if std::mem::take(&mut may_renew) => {
+                    if !held && !cancelled && waiting.is_none() && epoch.is_idle() {
+                        self.behind.renewing.store(true, Ordering::Release);
+                        epoch.end();
+                        // Before the consumer is dropped, which would stop it: what is on its way to a consumer that was stopped comes back
+                        // only if its channel ends before its node does (docs/adr/messages-that-stay-behind.md).
+                        close(session, epoch.channel()).await;
+                        return Pumped::Renewed;
+                    }
                 }
             }
         }
@@ -359,12 +387,18 @@ fn renewed_after(after: Duration, random: &mut impl rand::RngExt) -> Duration {
 /// How pumping ended.
 enum Pumped {
     Paused,
+    Renewed,
     Closed,
     Lost(Fault),
 }
 
 fn restart_fault() -> Fault {
     Fault::local("restarted by its owner")
+}
+
+/// Whether the queue has a leader that answers, and counts its consumers: without one a new consumer could not begin, while the old one outlives that.
+async fn has_leader(session: Session, queue: String) -> bool {
+    matches!(queue_counts(&session, &queue).await, Ok(Some(counts)) if counts.consumers > 0)
 }
 
 async fn open_channel(session: &Session, subscription: &Subscription) -> Result<Channel, Fault> {

@@ -41,7 +41,7 @@ async fn consume(context: &Context, stored: &Notify, shutdown: &Shutdown) {
     let mut events = context.consumers.subscribe(Subscription::new(queue, PREFETCH_COUNT));
     while let Some(Some(event)) = shutdown.unless_requested(events.next()).await {
         match event {
-            ConsumerEvent::Ready { generation } => tracing::info!(generation, "dead letters are consumed"),
+            ConsumerEvent::Ready { generation } => tracing::debug!(generation, "dead letters are consumed"),
             ConsumerEvent::Lost { fault } => tracing::warn!(%fault, "dead letters are not consumed"),
             ConsumerEvent::Delivery(first) => {
                 let (arrivals, ackers) = batch(&context.namespace, *first, &mut events);

@@ -261,13 +261,14 @@ impl Listener {
         }
     }
 
-    /// When the queue of outcomes was asked, and when it had answered, if nothing was ready in it.
+    /// When the queue of outcomes was asked, and when it had answered, if nothing was ready in it. One without a leader looks empty, and without
+    /// our own consumer (docs/adr/silent-queues.md).
     async fn look_at_outcomes(&self) -> Option<(Duration, Duration)> {
         let session = self.context.consumers.session()?;
         let asked_at = since_boot().ok()?;
         let counts = queue_counts(&session, &self.context.namespace.outcomes_queue()).await.ok()??;
         let answered_at = since_boot().ok()?;
-        (counts.messages == 0).then_some((asked_at, answered_at))
+        (counts.messages == 0 && counts.consumers > 0).then_some((asked_at, answered_at))
     }
 
     /// A replica whose sign of life is stale is gone when the broker has no presence queue of it: that one goes with the connection on

@@ -22,12 +22,17 @@ struct Heard {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settled {
     heard: VecDeque<Heard>,
+    /// Canaries that were sent before this say nothing.
+    not_before: Duration,
     through: Option<Duration>,
 }
 
 impl Settled {
     /// A canary that was sent at `sent_at` was heard at `heard_at`: what was handed out before it was sent has arrived.
     pub fn canary_heard(&mut self, sent_at: Duration, heard_at: Duration) {
+        if sent_at < self.not_before {
+            return;
+        }
         if self.heard.len() == HEARD_MAX_COUNT {
             self.heard.pop_front();
         }
@@ -47,6 +52,12 @@ impl Settled {
     /// The connection is new: canaries of the old one say nothing about it.
     pub fn hearing_interrupted(&mut self) {
         self.heard.clear();
+    }
+
+    /// Outcomes are consumed anew since `at`: what was handed out before is back in their queue.
+    pub fn began_anew(&mut self, at: Duration) {
+        self.heard.clear();
+        self.not_before = at;
     }
 
     /// Everything that the broker had handed out by then is settled; none while nothing is known.
@@ -107,6 +118,19 @@ mod tests {
         assert_eq!(settled.through(), Some(at(1)));
         settled.emptied(at(10), None);
         assert_eq!(settled.through(), Some(at(3)));
+    }
+
+    #[test]
+    fn canaries_from_before_outcomes_were_consumed_anew_do_not_count() {
+        let mut settled = Settled::default();
+        settled.canary_heard(at(1), at(2));
+        settled.began_anew(at(4));
+        settled.canary_heard(at(3), at(5));
+        settled.emptied(at(6), None);
+        assert_eq!(settled.through(), None);
+        settled.canary_heard(at(4), at(7));
+        settled.emptied(at(8), None);
+        assert_eq!(settled.through(), Some(at(4)));
     }
 
     #[test]

@@ -52,6 +52,9 @@ pub trait Settler: Send + Sync {
 
     /// Nothing waited at `at`, and what was taken before is settled but for what is kept, of which the oldest arrived at `kept`.
     fn emptied(&self, _at: Duration, _kept: Option<Duration>) {}
+
+    /// Consuming began anew at `at`: what was handed out before comes again.
+    fn began_anew(&self, _at: Duration) {}
 }
 
 /// A report in hand.
@@ -112,7 +115,11 @@ impl<S: Settler> Consumer<S> {
                         self.held.clear();
                         self.put_back.clear();
                     }
-                    Some(ConsumerEvent::Ready { .. }) => {}
+                    Some(ConsumerEvent::Ready { .. }) => {
+                        if let Ok(at) = since_boot() {
+                            self.settler.began_anew(at);
+                        }
+                    }
                     None => return,
                 },
                 _ = retry.tick() => {

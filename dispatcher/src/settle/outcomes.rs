@@ -91,6 +91,10 @@ impl Settler for Outcomes {
     fn emptied(&self, at: Duration, kept: Option<Duration>) {
         self.settled.with(|settled| settled.emptied(at, kept));
     }
+
+    fn began_anew(&self, at: Duration) {
+        self.settled.with(|settled| settled.began_anew(at));
+    }
 }
 
 /// One outcome of a batch.

@@ -38,8 +38,8 @@ pub struct PutBack {
 }
 
 impl PutBack {
-    /// Beyond `count_max` it asks for no more messages: the others are left to replicas that can read what is stored. What was already
-    /// on its way is kept as well, so there are never more than the prefetch.
+    /// Beyond `count_max` it takes no more messages: what the prefetch has room for waits here, and the rest is left to replicas that can read
+    /// what is stored. There are never more than the prefetch.
     #[must_use]
     pub const fn new(part: &'static str, count_max: usize, subscription: SubscriptionHandle) -> Self {
         Self { part, waiting: Vec::new(), count_max, subscription, paused: false }

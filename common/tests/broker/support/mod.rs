@@ -83,6 +83,13 @@ impl Queue {
         Self::declare(classic(&name(what), [])).await
     }
 
+    /// What production has, with other rules for consumers.
+    pub(crate) async fn quorum(what: &str) -> Self {
+        let kind = ArgumentValue::Text(QueueKind::Quorum.as_str().to_owned());
+        let decl = classic(&name(what), [("x-queue-type", kind)]);
+        Self::declare(QueueDecl { kind: QueueKind::Quorum, ..decl }).await
+    }
+
     pub(crate) fn message(&self, body: &str) -> Outgoing {
         to_queue(&self.name, body)
     }
