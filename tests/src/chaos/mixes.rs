@@ -119,6 +119,14 @@ pub const MIXES: &[Mix] = &[
         ..PLAIN
     },
     Mix {
+        name: "agent-freeze",
+        about: "agents alone are stopped, always for longer than they may be silent, while their handlers run on",
+        faults: &[(1, Fault::FreezeAgent)],
+        gap_ms: (3_000, 7_000),
+        lasts_ms: (16_000, 25_000),
+        ..PLAIN
+    },
+    Mix {
         name: "broker-restart",
         about: "the only node of the broker is killed and stopped",
         faults: &[(2, Fault::KillBroker), (1, Fault::StopBroker)],
