@@ -213,9 +213,12 @@ impl World {
 
     fn handlers(&self) -> anyhow::Result<String> {
         let program = self.scenario.folder.join(HANDLER);
+        // A supervisor gets the environment of its handler alone.
+        let removed = std::env::var(switched::VARIABLE)
+            .map_or_else(|_| String::new(), |number| format!(", {} = \"{number}\"", switched::VARIABLE));
         let one = |name: &str| {
             format!(
-                "[handlers.{name}]\ncommand = [\"{}\"]\nenv = {{ {LEDGER_VARIABLE} = \"{}\" }}\n\
+                "[handlers.{name}]\ncommand = [\"{}\"]\nenv = {{ {LEDGER_VARIABLE} = \"{}\"{removed} }}\n\
                  exit_codes = {{ 0 = \"succeeded\", {NO_CHANGES_CODE} = \"no_changes\" }}\nkill_grace_ms = {KILL_GRACE_MS}\n",
                 program.display(),
                 self.ledger.display()
