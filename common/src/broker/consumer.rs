@@ -12,6 +12,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::acker::Acker;
 use super::consume_link::ConsumeLink;
+use super::control::{Behind, Control};
 use super::declare::DeclareError;
 use super::fault::Fault;
 use super::headers::HeaderValue;
@@ -21,7 +22,7 @@ use super::session::Session;
 use super::settings::{BrokerConfig, BrokerConfigError};
 use super::silence::{SilentQueues, WhenSilent};
 use super::state::ConnectionState;
-use super::subscription::{Behind, Connected, Control, SubscriptionTask};
+use super::subscription::{Connected, SubscriptionTask};
 use crate::guard::{GuardedTask, spawn_guarded};
 
 /// Declares what the consumers need; run on every new connection, before any subscription consumes, and again when a

@@ -62,6 +62,7 @@ mod acker;
 mod confirms;
 mod consume_link;
 mod consumer;
+mod control;
 mod declare;
 mod fault;
 mod flight;

@@ -1,7 +1,7 @@
 //! The task behind one subscription: its channel, its consumer, its way back after each loss.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::OptionFuture;
@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::acker::Epoch;
 use super::consumer::{ConsumerEvent, Incoming, Setup, Subscription};
+use super::control::{Behind, Control};
 use super::declare::{close, give_up, queue_counts};
 use super::fault::{Fault, code};
 use super::headers::to_table;
@@ -30,18 +31,6 @@ use crate::retry::RetryPolicy;
 /// Generations are unique in the process, so that no two subscriptions can be mixed up either.
 static GENERATIONS: AtomicU64 = AtomicU64::new(0);
 
-/// What the owner wants of a subscription.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Control {
-    pub(super) paused: bool,
-    /// Nothing more is handed over.
-    pub(super) held: bool,
-    /// Counts the times that nothing more was to be handed over.
-    pub(super) holds: u64,
-    /// Counts the wishes for a new channel.
-    pub(super) restarts: u64,
-}
-
 /// What a subscription has of its connection and of its owner.
 pub(super) struct Connected {
     pub(super) sessions: watch::Receiver<Option<Session>>,
@@ -50,27 +39,6 @@ pub(super) struct Connected {
     pub(super) silent: SilentQueues,
     pub(super) policy: RetryPolicy,
     pub(super) behind: Arc<Behind>,
-}
-
-/// Whether something may have come that is not handed over, for an owner that asks whether everything is.
-#[derive(Debug, Default)]
-pub(super) struct Behind {
-    /// The last hold after which everything was handed over.
-    caught_up: AtomicU64,
-    /// The channel is being made anew: what was on its way on the old one comes again.
-    renewing: AtomicBool,
-}
-
-impl Behind {
-    /// `holds` is what the owner has asked for. To be asked before the stream is looked at: what is handed over is so before this turns false.
-    pub(super) fn is(&self, holds: u64) -> bool {
-        self.renewing.load(Ordering::Acquire) || self.caught_up.load(Ordering::Acquire) != holds
-    }
-
-    fn caught_up(&self, holds: u64) {
-        self.caught_up.store(holds, Ordering::Release);
-        self.renewing.store(false, Ordering::Release);
-    }
 }
 
 pub(super) struct SubscriptionTask {
@@ -340,7 +308,7 @@ impl SubscriptionTask {
                 }
                 () = std::future::ready(()), if std::mem::take(&mut may_renew) => {
                     if !held && !cancelled && waiting.is_none() && epoch.is_idle() {
-                        self.behind.renewing.store(true, Ordering::Release);
+                        self.behind.renewing();
                         epoch.end();
                         // Before the consumer is dropped, which would stop it: what is on its way to a consumer that was stopped comes back
                         // only if its channel ends before its node does (docs/adr/messages-that-stay-behind.md).
