@@ -290,16 +290,19 @@ impl SubscriptionTask {
                 },
                 fault = session.lost() => return Pumped::Lost(fault),
                 () = tokio::time::sleep_until(renewal), if renews && !cancelled && !held => {
-                    renewal = Instant::now() + Duration::from_millis(RENEWAL_RETRY_MILLIS);
+                    let soon = Instant::now() + Duration::from_millis(RENEWAL_RETRY_MILLIS);
+                    renewal = soon;
                     if epoch.is_idle() {
                         looking = Some(has_leader(session.clone(), self.subscription.queue.clone()).boxed()).into();
+                        // One look at a time: a queue without a leader is slow to answer.
+                        renewal = soon + self.subscription.renewed_after;
                     }
                 }
                 Some(has_leader) = &mut looking => {
                     looking = OptionFuture::default();
                     may_renew = has_leader;
-                    if !has_leader {
-                        renewal = Instant::now() + self.subscription.renewed_after;
+                    if has_leader {
+                        renewal = Instant::now() + Duration::from_millis(RENEWAL_RETRY_MILLIS);
                     }
                 }
                 // The last two in this order: nothing has come that is not handed over.
