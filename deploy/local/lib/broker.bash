@@ -45,7 +45,7 @@ max_message_size = 2097152
 
 # A developer's machine does other things too; the alarms must come from this node's own use, not from a nearly full disk.
 vm_memory_high_watermark.relative = 0.3
-disk_free_limit.absolute = 100MB
+disk_free_limit.absolute = ${DISK_ALARM_MEGABYTES}MB
 
 # The write-ahead log of the quorum queues: the default of 512 MB is for servers.
 raft.wal_max_size_bytes = 134217728
