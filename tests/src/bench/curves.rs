@@ -43,6 +43,17 @@ pub struct Curve {
     pub points: Vec<Point>,
 }
 
+/// A point over all rounds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Drawn {
+    /// Medians of the point alone.
+    pub medians: Measured,
+    /// Throughput against the first point of the same round, median.
+    pub throughput_ratio: f64,
+    /// CPU of a task against the first point of the same round, median.
+    pub cost_ratio: f64,
+}
+
 /// What one point gave.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
 pub struct Measured {
@@ -134,7 +145,7 @@ pub async fn run(
     services: &Services,
     pace: Pace,
     say: impl Fn(&str),
-) -> anyhow::Result<Vec<Measured>> {
+) -> anyhow::Result<Vec<Drawn>> {
     let mut rounds: Vec<Vec<Measured>> = vec![Vec::new(); curve.points.len()];
     for round in 0..pace.rounds {
         for (point, measured) in curve.points.iter().zip(&mut rounds) {
@@ -148,7 +159,23 @@ pub async fn run(
             measured.push(one);
         }
     }
-    Ok(rounds.iter().filter_map(|rounds| middle(rounds)).collect())
+    Ok(draw(&rounds))
+}
+
+/// Medians of each point, whose rounds are given in order, and its ratios to the first: within a round, since machines drift.
+fn draw(rounds: &[Vec<Measured>]) -> Vec<Drawn> {
+    let Some(first) = rounds.first() else { return Vec::new() };
+    let against_first = |point: &[Measured], of: fn(&Measured) -> f64| {
+        median(point.iter().zip(first).map(|(one, first)| of(one) / of(first)))
+    };
+    let drawn = |point: &Vec<Measured>| {
+        Some(Drawn {
+            medians: middle(point)?,
+            throughput_ratio: against_first(point, |m| m.per_second)?,
+            cost_ratio: against_first(point, |m| m.cpu_per_1000)?,
+        })
+    };
+    rounds.iter().filter_map(drawn).collect()
 }
 
 fn middle(rounds: &[Measured]) -> Option<Measured> {
@@ -221,5 +248,28 @@ async fn until_live(
         running.all_must_run()?;
         anyhow::ensure!(tokio::time::Instant::now() < deadline, "{live} of {agents} agents are live");
         tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Measured, draw};
+
+    #[test]
+    fn ratios_are_taken_within_a_round_because_machines_drift() {
+        let round = |per_second, cpu_per_1000| Measured {
+            per_second,
+            cpu_per_1000,
+            pass_ms: None,
+            dispatcher_mb: 30.0,
+            idle_agent_mb: 12.0,
+        };
+        // The machine was four times slower in the second round: the second point has half of the first in each.
+        let first = vec![round(1_000.0, 1.0), round(250.0, 4.0), round(800.0, 1.0)];
+        let second = vec![round(500.0, 2.0), round(125.0, 8.0), round(400.0, 2.0)];
+        let drawn = draw(&[first, second]);
+        assert_eq!([drawn[0].throughput_ratio, drawn[0].cost_ratio], [1.0, 1.0]);
+        assert_eq!([drawn[1].throughput_ratio, drawn[1].cost_ratio], [0.5, 2.0]);
+        assert_eq!([drawn[0].medians.per_second, drawn[1].medians.per_second], [800.0, 400.0]);
     }
 }

@@ -32,10 +32,10 @@ struct Arguments {
     #[command(subcommand)]
     command: Option<Verb>,
     /// Interleaved rounds.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 5)]
     rounds: u32,
     /// About how long one measurement takes, in seconds; each contender has three of them and a longer one per round.
-    #[arg(long, default_value_t = 8.0)]
+    #[arg(long, default_value_t = 4.0)]
     seconds: f64,
     /// Only these contenders; may be given several times. Ratios need `chain`.
     #[arg(long, value_name = "NAME")]
@@ -145,26 +145,23 @@ async fn draw_curves(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let pace = Pace { rounds: arguments.rounds, seconds: arguments.seconds, drain_only: true };
     let began = Instant::now();
     let tell = |text: &str| say(&format!("[{:>5.0} s] {text}", began.elapsed().as_secs_f64()));
-    let mut drawn = Vec::new();
-    for curve in curves::curves() {
-        if arguments.only.is_empty() || arguments.only.iter().any(|name| name == curve.id) {
-            let measured = curves::run(&curve, &services, pace, tell).await?;
-            drawn.push((curve, measured));
+    let wanted: Vec<curves::Curve> = curves::curves()
+        .into_iter()
+        .filter(|curve| arguments.only.is_empty() || arguments.only.iter().any(|name| name == curve.id))
+        .collect();
+    ensure!(!wanted.is_empty(), "there is no such curve: see `bench names`");
+    let facts = machine::facts(&services).await;
+    for curve in &wanted {
+        let drawn = curves::run(curve, &services, pace, tell).await?;
+        let page = curve_page::page(curve, &drawn, pace, &facts);
+        say(&format!("\n{page}"));
+        // Each as soon as it is there: a curve may be measured again without the others.
+        if let Some(folder) = &arguments.out {
+            std::fs::create_dir_all(folder)?;
+            std::fs::write(folder.join(format!("curve-{}.md", curve.id)), page)?;
+            std::fs::write(folder.join(format!("curve-{}.svg", curve.id)), curve_page::plot(curve, &drawn))?;
+            say(&format!("{} written to {}", curve.id, folder.display()));
         }
-    }
-    ensure!(!drawn.is_empty(), "there is no such curve: see `bench names`");
-    let page = curve_page::page(&drawn, pace, &machine::facts(&services).await);
-    say(&format!("\n{page}"));
-    if let Some(folder) = &arguments.out {
-        std::fs::create_dir_all(folder)?;
-        std::fs::write(folder.join("curves.md"), page)?;
-        for (curve, measured) in &drawn {
-            std::fs::write(
-                folder.join(format!("curve-{}.svg", curve.id)),
-                curve_page::plot(curve, measured),
-            )?;
-        }
-        say(&format!("written to {}", folder.display()));
     }
     Ok(ExitCode::SUCCESS)
 }
