@@ -4,7 +4,7 @@
 use switchyard_tests::harness::sources::{self, Source};
 
 /// Everything that decides: no I/O, no clock, no randomness but what comes as an argument (style 2).
-const PURE: [&str; 27] = [
+const PURE: [&str; 28] = [
     "common/src/task",
     "common/src/contract",
     "common/src/failure.rs",
@@ -17,6 +17,7 @@ const PURE: [&str; 27] = [
     "dispatcher/src/intake/deliveries.rs",
     "dispatcher/src/intake/new_task.rs",
     "dispatcher/src/settle/batch.rs",
+    "dispatcher/src/settle/held.rs",
     "dispatcher/src/settle/manifest.rs",
     "dispatcher/src/settle/outcome.rs",
     "dispatcher/src/settle/read.rs",

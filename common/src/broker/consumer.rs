@@ -314,7 +314,7 @@ impl SubscriptionHandle {
         });
     }
 
-    /// Goes on after [`pause`](Self::pause) or [`hold`](Self::hold).
+    /// Goes on after [`pause`](Self::pause), [`hold`](Self::hold) or [`give_back`](Self::give_back).
     pub fn resume(&self) {
         self.control.send_modify(|control| (control.paused, control.held) = (false, false));
     }
@@ -323,6 +323,15 @@ impl SubscriptionHandle {
     /// paused): for a receiver that cannot say what it did with its deliveries.
     pub fn restart(&self) {
         self.control.send_modify(|control| control.restarts += 1);
+    }
+
+    /// Hands everything that is not settled back to the queue, by closing the channel, and asks for nothing more until
+    /// [`resume`](Self::resume): for an owner that can settle nothing for now, while others may.
+    pub fn give_back(&self) {
+        self.control.send_modify(|control| {
+            (control.paused, control.held) = (true, false);
+            control.restarts += 1;
+        });
     }
 
     /// Ends the subscription; what is not settled goes back to the queue.

@@ -1,6 +1,7 @@
 //! The loop that the consumers of reports share: batch what has queued up, settle it in one transaction, ack after the commit.
 //!
-//! Transient trouble stops consuming and is waited out; it is never a reason to nack. A message that is at fault itself is isolated,
+//! Transient trouble stops consuming and is waited out; it is never a reason to nack. Where it lasts, what is in hand goes back to the
+//! broker until the store answers: this replica alone may be cut off from it. A message that is at fault itself is isolated,
 //! its failure recorded, then nacked (protocol D4, D5).
 
 use std::time::Duration;
@@ -18,6 +19,7 @@ use switchyard_common::shutdown::Shutdown;
 use tokio::time::Instant;
 
 use super::batch::{ALONE_FROM_DELIVERIES, AfterError, Fill, after_error, after_panic};
+use super::held::{HELD_MAX, first_to_go, oldest_that_holds_back};
 use super::put_back::PutBack;
 use super::read::{Heard, read};
 use crate::presence::clock::since_boot;
@@ -26,8 +28,12 @@ use crate::store::{Db, StoreError};
 
 /// How often messages that wait for something are tried again.
 const HELD_RETRY: Duration = Duration::from_millis(250);
-/// How long a message waits for what another replica may be about to store.
-pub const HELD_MAX: Duration = Duration::from_secs(5);
+
+/// How long the store may be away before everything in hand goes back to the broker. An outcome waits for longer for its parts, which
+/// may be among that ([`HELD_MAX`]).
+pub const GIVEN_BACK_AFTER: Duration = Duration::from_secs(10);
+/// How often the store is looked for then.
+const STORE_LOOK: Duration = Duration::from_secs(1);
 
 /// What became of a report.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,6 +52,8 @@ pub trait Settler: Send + Sync {
     const NAME: &'static str;
     /// Reports that come to its queue.
     const KINDS: &'static [ReportKind];
+    /// How long what it holds may wait.
+    const HELD_MAX: Duration = HELD_MAX;
 
     /// Settles a batch in order and commits; one fate per report. What must follow a commit is done in here as well.
     fn settle(&self, batch: &[&Heard]) -> impl Future<Output = Result<Vec<Fate>, StoreError>> + Send;
@@ -135,7 +143,8 @@ impl<S: Settler> Consumer<S> {
     fn tell_if_empty(&self) {
         let Ok(at) = since_boot() else { return };
         if self.events.is_empty() {
-            let kept = self.held.iter().map(|one| one.arrived_at).chain(self.put_back.oldest()).min();
+            let held = oldest_that_holds_back(at, self.held.iter().map(|one| one.arrived_at));
+            let kept = held.into_iter().chain(self.put_back.oldest()).min();
             self.settler.emptied(at, kept);
         }
     }
@@ -186,7 +195,7 @@ impl<S: Settler> Consumer<S> {
 
     /// Settles reports together until that succeeds or one is at fault. Gives back those that must be settled one by one.
     async fn settle(&mut self, mut batch: Vec<InHand>, shutdown: &Shutdown) -> Vec<InHand> {
-        let mut waits = 0;
+        let (mut waits, since) = (0, Instant::now());
         loop {
             // Those of a channel that is gone come again.
             batch.retain(|one| !one.acker.is_stale());
@@ -194,7 +203,7 @@ impl<S: Settler> Consumer<S> {
                 break;
             }
             for one in &mut batch {
-                one.heard.waited |= one.since.elapsed() >= HELD_MAX;
+                one.heard.waited |= one.since.elapsed() >= S::HELD_MAX;
             }
             let heard: Vec<&Heard> = batch.iter().map(|one| &one.heard).collect();
             let after = match catch_panic(self.settler.settle(&heard)).await {
@@ -222,7 +231,7 @@ impl<S: Settler> Consumer<S> {
             };
             match after {
                 AfterError::Wait => {
-                    if !self.wait(waits, shutdown).await {
+                    if !self.wait(waits, since, shutdown).await {
                         return Vec::new();
                     }
                     waits += 1;
@@ -272,13 +281,37 @@ impl<S: Settler> Consumer<S> {
         after
     }
 
-    /// Takes nothing more for a while. False when shutdown came: everything in hand goes back to the broker.
-    async fn wait(&mut self, waits: u32, shutdown: &Shutdown) -> bool {
+    /// Takes nothing more for a while. False when everything in hand goes back to the broker: shutdown came, or the store was away for
+    /// long and answers now.
+    async fn wait(&mut self, waits: u32, since: Instant, shutdown: &Shutdown) -> bool {
         self.paused = true;
+        if since.elapsed() >= GIVEN_BACK_AFTER {
+            self.give_back(shutdown).await;
+            return false;
+        }
         self.control.hold();
         metrics::counter!("switchyard_store_waits_total", "part" => S::NAME).increment(1);
         let delay = RetryPolicy::RECONNECT.ceiling(waits).max(HELD_RETRY);
         shutdown.sleep(delay).await
+    }
+
+    /// Other replicas may reach the store: they get what is in hand, until this one reaches it again.
+    async fn give_back(&mut self, shutdown: &Shutdown) {
+        tracing::warn!(
+            part = S::NAME,
+            "the store is away for long: reports go back to the broker until it answers"
+        );
+        metrics::counter!("switchyard_reports_given_back_total", "part" => S::NAME).increment(1);
+        self.held.clear();
+        self.put_back.clear();
+        self.control.give_back();
+        while let Err(error) = answers(&self.db).await {
+            tracing::debug!(part = S::NAME, %error, "the store is still away");
+            if !shutdown.sleep(STORE_LOOK).await {
+                return;
+            }
+        }
+        self.resume();
     }
 
     fn resume(&mut self) {
@@ -288,7 +321,7 @@ impl<S: Settler> Consumer<S> {
         }
     }
 
-    /// Acks what is done and keeps what waits; beyond the limit, the oldest of those gets its last chance at once.
+    /// Acks what is done and keeps what waits; beyond the limit, one of those gets its last chance at once.
     async fn ended(&mut self, batch: Vec<InHand>, fates: Vec<Fate>, shutdown: &Shutdown) {
         let mut done = Vec::with_capacity(batch.len());
         let mut bad = Vec::new();
@@ -304,9 +337,10 @@ impl<S: Settler> Consumer<S> {
             self.refuse(one.message, one.acker, *failure, shutdown).await;
         }
         while self.held.len() > self.held_max {
-            let mut oldest = self.held.remove(0);
-            oldest.heard.waited = true;
-            Box::pin(self.settle(vec![oldest], shutdown)).await;
+            let senders: Vec<_> = self.held.iter().map(|one| &one.heard.sender).collect();
+            let mut first = self.held.remove(first_to_go(&senders).unwrap_or_default());
+            first.heard.waited = true;
+            Box::pin(self.settle(vec![first], shutdown)).await;
         }
     }
 
@@ -323,13 +357,13 @@ impl<S: Settler> Consumer<S> {
         );
         let queue = self.queue.clone();
         let letter = ReportLetter { message: &message, queue: &queue, failure };
-        let mut waits = 0;
+        let (mut waits, since) = (0, Instant::now());
         loop {
             match record(&self.db, &letter).await {
                 Ok(()) => break,
                 Err(error) if error.is_transient() => {
                     tracing::warn!(part = S::NAME, %error, "a refusal waits for the database");
-                    if !self.wait(waits, shutdown).await {
+                    if !self.wait(waits, since, shutdown).await {
                         return;
                     }
                     waits += 1;
@@ -356,6 +390,11 @@ fn after_fate(fate: Fate) -> Option<AfterError> {
         }
         Fate::Refuse(failure) => Some(AfterError::Refuse(*failure)),
     }
+}
+
+/// Whether a transaction can be begun and ended.
+async fn answers(db: &Db) -> Result<(), StoreError> {
+    db.transaction(|transaction| async move { transaction.now().await.map(drop) }).await
 }
 
 async fn record(db: &Db, letter: &ReportLetter<'_>) -> Result<(), StoreError> {

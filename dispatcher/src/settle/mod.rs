@@ -1,10 +1,11 @@
 //! Settle: what agents report becomes the state of tasks (design 6.6).
 //!
 //! One consumer per queue: [`outcomes`], [`starts`], [`logs`]. Each turns a batch of reports into one transaction; [`consume`] is the
-//! loop that they share. [`read`], [`refusal`], [`manifest`], [`batch`], [`outcome`], [`quiet`] decide without I/O.
+//! loop that they share. [`read`], [`refusal`], [`manifest`], [`batch`], [`held`], [`outcome`], [`quiet`] decide without I/O.
 
 pub mod batch;
 pub mod consume;
+pub mod held;
 pub mod logs;
 pub mod manifest;
 mod narrate;

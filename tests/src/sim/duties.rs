@@ -10,6 +10,7 @@ use switchyard_common::task::{AssignTo, Input, RevokeReason};
 use switchyard_dispatcher::control::{Told, stop_order};
 use switchyard_dispatcher::presence::drained::{EmptyLook, OtherReplica};
 use switchyard_dispatcher::schedule::{Detail, Placement, plan};
+use switchyard_dispatcher::settle::held::oldest_that_holds_back;
 use switchyard_dispatcher::store::Named;
 use switchyard_dispatcher::store::route::Publish;
 
@@ -76,7 +77,11 @@ impl World {
     /// Says up to when this replica has settled what it was handed, and asks the others.
     fn tell_settled(&mut self, replica: usize, has_database: bool) {
         let at = Duration::from_millis(self.now());
-        let kept = self.replicas[replica].held.iter().map(|held| Duration::from_millis(held.since)).min();
+        let held = |waits| {
+            let held = self.replicas[replica].held.iter().filter(move |held| held.waits == waits);
+            held.map(|held| Duration::from_millis(held.since))
+        };
+        let kept = held(false).chain(oldest_that_holds_back(at, held(true))).min();
         let one = &mut self.replicas[replica];
         one.settled.emptied(at, kept);
         let (own, number) = (one.settled.through(), one.number);

@@ -78,6 +78,8 @@ pub struct Held {
     pub message: Message,
     /// Since when.
     pub since: Millis,
+    /// It was dealt with, and waits for what another replica may have in hand.
+    pub waits: bool,
 }
 
 /// A replica.

@@ -16,6 +16,7 @@ use switchyard_dispatcher::intake::deliveries::{in_turn, is_alone, is_poison};
 use switchyard_dispatcher::presence::beat::{Beat, newest};
 use switchyard_dispatcher::presence::sessions;
 use switchyard_dispatcher::route::decide::REPLICA_STALE_AFTER;
+use switchyard_dispatcher::settle::held::HELD_MAX;
 use switchyard_dispatcher::settle::manifest::{Verified, verify};
 use switchyard_dispatcher::settle::outcome::{admitted, manifest};
 use switchyard_dispatcher::store::{Applied, Named};
@@ -27,7 +28,7 @@ use super::scenario::LOST_AFTER_MS;
 use super::wire::ConnId;
 use super::world::World;
 
-/// How long a message waits for what may be about to arrive, in milliseconds.
+/// How long an event waits for what may be about to arrive, in milliseconds.
 const HELD_MAX_MS: u64 = 5_000;
 /// The part of the lost-timeout that an assignment may be on its way before its absence from a heartbeat counts.
 const MARGINS_PER_LOST_TIMEOUT: u64 = 4;
@@ -88,7 +89,7 @@ impl World {
         let since = self.now();
         match beat {
             Some(beat) => self.replicas[replica].beats.push(beat),
-            None => self.replicas[replica].held.push(Held { conn, tag, message, since }),
+            None => self.replicas[replica].held.push(Held { conn, tag, message, since, waits: false }),
         }
     }
 
@@ -149,8 +150,9 @@ impl World {
         {
             self.end_trial(&held);
         }
-        let (waiting, done): (Vec<Held>, Vec<Held>) =
+        let (mut waiting, done): (Vec<Held>, Vec<Held>) =
             held.into_iter().partition(|held| !is_told || waits.contains(&held.tag));
+        waiting.iter_mut().for_each(|held| held.waits = is_told);
         self.replicas[replica].held.extend(waiting);
         if !is_told {
             return;
@@ -256,7 +258,7 @@ impl World {
         for (one, reporter, report) in &reports {
             let ReportBody::Outcome(OutcomeBatch { outcomes }) = &report.body else { continue };
             for outcome in outcomes {
-                let waited = now >= one.since + HELD_MAX_MS;
+                let waited = Duration::from_millis(now.saturating_sub(one.since)) >= HELD_MAX;
                 let verified = self.verified(outcome);
                 match admitted(&reporter.agent, report.epoch, outcome, verified, waited) {
                     Some(settling) => ready.push((settling, reporter.clone())),

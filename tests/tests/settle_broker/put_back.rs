@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use switchyard_common::broker::{ConsumeConnection, Setup, declare};
 use switchyard_common::contract::report::ReportBody;
 use switchyard_common::contract::routing::ReportKind;
 use switchyard_common::guard::spawn_guarded;
@@ -53,12 +52,7 @@ async fn more_unreadable_rows_than_may_be_held_wait_as_long_as_one_alone_and_are
         let task = seed.task(&TaskSeed::new(&format!("t{n}"), "w", "plan")).await;
         puppet.outcome(&seed.assign(&task, &agent).await, done()).await;
     }
-    let topology = Arc::new(scenario.namespace.dispatcher_topology());
-    let setup: Setup = Arc::new(move |session| {
-        let topology = Arc::clone(&topology);
-        Box::pin(async move { declare(&session, &topology).await })
-    });
-    let consumers = ConsumeConnection::start(&broker(), "short-sighted", setup).unwrap();
+    let consumers = consumers(&scenario, "short-sighted");
     let shutdown = Shutdown::new(Duration::from_secs(5));
     let tries = Tries::default();
     let (settler, db) = (ShortSighted(Arc::clone(&tries)), scenario.database.another_replica());

@@ -1,23 +1,14 @@
 //! What is acked, what is nacked, what is held, and what is waited out.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
-use switchyard_common::broker::{ConsumeConnection, Setup, declare};
 use switchyard_common::config::Secret;
-use switchyard_common::contract::artifact::{Manifest, split};
 use switchyard_common::contract::control::Order;
 use switchyard_common::contract::ids::Nonce;
-use switchyard_common::contract::report::{Ask, LeftPart, Outcome, OutcomeBatch, OutcomeEnd, ReportBody};
+use switchyard_common::contract::report::{Ask, Outcome, OutcomeBatch, ReportBody};
 use switchyard_common::contract::routing::ReportKind;
-use switchyard_common::guard::{GuardedTask, spawn_guarded};
-use switchyard_common::shutdown::Shutdown;
 use switchyard_common::task::Input;
-use switchyard_dispatcher::control::Orders;
-use switchyard_dispatcher::pass::Wake;
-use switchyard_dispatcher::settle::consume::consume;
 use switchyard_dispatcher::settle::outcomes::Outcomes;
 use switchyard_dispatcher::settle::{Fate, Heard, Settler};
 use switchyard_dispatcher::store::StoreError;
@@ -118,7 +109,7 @@ async fn an_outcome_that_cannot_be_settled_does_not_cost_the_others_of_its_messa
 }
 
 #[tokio::test]
-async fn a_database_that_is_away_is_waited_out_and_nothing_is_nacked() {
+async fn a_database_that_is_away_is_waited_out_and_what_is_in_hand_goes_back_but_is_not_nacked() {
     let scenario = Scenario::new("settle_database_away").await.unwrap();
     let seed = Seed::new(&scenario.database.db);
     seed.workspace("w", "default").await;
@@ -141,9 +132,17 @@ async fn a_database_that_is_away_is_waited_out_and_nothing_is_nacked() {
     })
     .await
     .unwrap();
+    // It stays away, perhaps for this replica alone.
+    until("the outcome is where another replica can get it", WAIT, async || {
+        let left = messages_left(&scenario, &scenario.namespace.outcomes_queue()).await;
+        Ok(Look::holds(left == 1, || left.to_string()))
+    })
+    .await
+    .unwrap();
     admin(&server, &format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true")).await;
     status_becomes(seed, "t", "succeeded").await;
     replica.end().await;
+    assert_eq!(messages_left(&scenario, &scenario.namespace.outcomes_queue()).await, 0);
     assert_eq!(messages_left(&scenario, &scenario.namespace.dead_letters_queue()).await, 0);
     assert_eq!(seed.value::<i64>("SELECT count(*) FROM dead_letters", &[]).await, 0);
 }
@@ -192,39 +191,6 @@ async fn an_ask_is_answered_on_the_agents_control_queue_and_so_is_a_cancel() {
     replica.end().await;
 }
 
-#[tokio::test]
-async fn an_outcome_that_comes_before_its_parts_is_held_until_they_come_or_for_a_few_seconds() {
-    let scenario = Scenario::new("settle_parts").await.unwrap();
-    let seed = Seed::new(&scenario.database.db);
-    seed.workspace("w", "default").await;
-    let agent = seed.agent("default", "worker-0").await;
-    let puppet = Puppet::new(&scenario, agent.clone()).await;
-    let replica = Replica::start(&scenario, Duration::from_secs(20)).await;
-    let files = BTreeMap::from([("plan".to_owned(), b"change it".to_vec())]);
-    let left =
-        OutcomeEnd::Succeeded { changes: true, artifacts: Manifest::of(&files).unwrap(), result: None };
-    let mut claims = Vec::new();
-    for id in ["late", "never"] {
-        let task = seed.task(&TaskSeed::new(id, "w", "plan")).await;
-        claims.push(seed.assign(&task, &agent).await);
-        puppet.outcome(&claims[claims.len() - 1], left.clone()).await;
-    }
-    // What comes behind what is held is not held.
-    let task = seed.task(&TaskSeed::new("behind", "w", "plan")).await;
-    puppet.outcome(&seed.assign(&task, &agent).await, done()).await;
-    status_becomes(seed, "behind", "succeeded").await;
-    assert_eq!(seed.value::<i64>("SELECT count(*) FROM attempts WHERE ended_at IS NULL", &[]).await, 2);
-    for part in split(&files) {
-        puppet.report(ReportBody::Artifact(LeftPart { claim: claims[0].clone(), part })).await;
-    }
-    status_becomes(seed, "late", "succeeded").await;
-    status_becomes(seed, "never", "pending").await;
-    count_becomes(seed, "dead_letters WHERE failure_kind = 'artifacts_refused' AND task_id = 'never'", 1)
-        .await;
-    replica.end().await;
-    assert_eq!(messages_left(&scenario, &scenario.namespace.outcomes_queue()).await, 0);
-}
-
 /// Panics over one attempt, as a mistake in settling would.
 struct Clumsy(Outcomes);
 
@@ -240,45 +206,6 @@ impl Settler for Clumsy {
             }
         }
         self.0.settle(batch).await
-    }
-}
-
-/// A consumer of outcomes that is clumsy.
-struct ClumsyConsumer {
-    consumers: ConsumeConnection,
-    shutdown: Shutdown,
-    consuming: GuardedTask<()>,
-}
-
-impl ClumsyConsumer {
-    fn start(scenario: &Scenario) -> Self {
-        let db = scenario.database.another_replica();
-        let outcomes = Outcomes {
-            db: db.clone(),
-            wake: Wake::default(),
-            orders: Orders::channel(10).0,
-            artifacts_total_max_bytes: 1_000,
-            settled: Default::default(),
-        };
-        let topology = Arc::new(scenario.namespace.dispatcher_topology());
-        let setup: Setup = Arc::new(move |session| {
-            let topology = Arc::clone(&topology);
-            Box::pin(async move { declare(&session, &topology).await })
-        });
-        let consumers = ConsumeConnection::start(&broker(), "clumsy", setup).unwrap();
-        let shutdown = Shutdown::new(Duration::from_secs(5));
-        let (queue, stop, connection) =
-            (scenario.namespace.outcomes_queue(), shutdown.clone(), consumers.clone());
-        let consuming = spawn_guarded("clumsy", async move {
-            consume(Clumsy(outcomes), db, &connection, queue, 100, stop).await;
-        });
-        Self { consumers, shutdown, consuming }
-    }
-
-    async fn end(self) {
-        self.shutdown.trigger("the test is over");
-        assert_eq!(self.consuming.await.finished(), Some(()));
-        assert!(self.consumers.close(WAIT).await);
     }
 }
 
@@ -298,7 +225,7 @@ async fn incident_01_a_panic_over_one_report_is_recorded_with_its_place_and_spar
         let task = seed.task(&TaskSeed::new(&format!("t{n}"), "w", "plan")).await;
         puppet.outcome(&seed.assign(&task, &agent).await, done()).await;
     }
-    let clumsy = ClumsyConsumer::start(&scenario);
+    let clumsy = Consumer::start(&scenario, Clumsy);
     count_becomes(seed, "tasks WHERE status = 'succeeded'", 2).await;
     count_becomes(seed, LETTER_OF_THE_PANIC, 1).await;
     clumsy.end().await;
@@ -320,7 +247,7 @@ async fn incident_01_a_panic_over_one_outcome_costs_no_other_of_its_message() {
         outcomes.push(Outcome { claim, started_at: None, ended_at: Utc::now(), log_lines: 0, end: done() });
     }
     puppet.report(ReportBody::Outcome(OutcomeBatch { outcomes })).await;
-    let clumsy = ClumsyConsumer::start(&scenario);
+    let clumsy = Consumer::start(&scenario, Clumsy);
     count_becomes(seed, LETTER_OF_THE_PANIC, 1).await;
     for task in ["t0", "t2"] {
         status_becomes(seed, task, "succeeded").await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::Utc;
 use switchyard_common::broker::{
     BrokerConfig, ConnectionState, ConsumeConnection, ConsumerEvent, ConsumerStream, Outgoing, Properties,
-    Publisher, Subscription, declare, queue_counts,
+    Publisher, Setup, Subscription, declare, queue_counts,
 };
 use switchyard_common::config::Secret;
 use switchyard_common::contract::control::{Control, Order};
@@ -20,9 +20,13 @@ use switchyard_common::shutdown::Shutdown;
 use switchyard_common::task::Kinds;
 use switchyard_dispatcher::config::Config;
 use switchyard_dispatcher::context::Context;
+use switchyard_dispatcher::control::Orders;
 use switchyard_dispatcher::pass::Wake;
 use switchyard_dispatcher::presence::replicas::Beats;
 use switchyard_dispatcher::readiness::Readiness;
+use switchyard_dispatcher::settle::Settler;
+use switchyard_dispatcher::settle::consume::consume;
+use switchyard_dispatcher::settle::outcomes::Outcomes;
 use switchyard_dispatcher::store::Db;
 use switchyard_dispatcher::{presence, settle, sweep};
 use switchyard_tests::harness::database::DATABASE_URL_VARIABLE;
@@ -113,6 +117,51 @@ impl Replica {
         assert!(self.context.publisher.close(WAIT).await);
         self.beats.end().await;
     }
+}
+
+/// A consumer of outcomes that is made otherwise than a replica's.
+pub(crate) struct Consumer {
+    consumers: ConsumeConnection,
+    shutdown: Shutdown,
+    consuming: GuardedTask<()>,
+}
+
+impl Consumer {
+    /// Starts what `made` makes of a replica's consumer.
+    pub(crate) fn start<S: Settler + 'static>(scenario: &Scenario, made: impl FnOnce(Outcomes) -> S) -> Self {
+        let db = scenario.database.another_replica();
+        let settler = made(Outcomes {
+            db: db.clone(),
+            wake: Wake::default(),
+            orders: Orders::channel(10).0,
+            artifacts_total_max_bytes: 1_000,
+            settled: Default::default(),
+        });
+        let consumers = consumers(scenario, "another-consumer");
+        let shutdown = Shutdown::new(Duration::from_secs(5));
+        let (queue, stop, connection) =
+            (scenario.namespace.outcomes_queue(), shutdown.clone(), consumers.clone());
+        let consuming = spawn_guarded("consumer", async move {
+            consume(settler, db, &connection, queue, 100, stop).await;
+        });
+        Self { consumers, shutdown, consuming }
+    }
+
+    pub(crate) async fn end(self) {
+        self.shutdown.trigger("the test is over");
+        assert_eq!(self.consuming.await.finished(), Some(()));
+        assert!(self.consumers.close(WAIT).await);
+    }
+}
+
+/// A connection to consume on, with everything of a dispatcher declared.
+pub(crate) fn consumers(scenario: &Scenario, role: &'static str) -> ConsumeConnection {
+    let topology = Arc::new(scenario.namespace.dispatcher_topology());
+    let setup: Setup = Arc::new(move |session| {
+        let topology = Arc::clone(&topology);
+        Box::pin(async move { declare(&session, &topology).await })
+    });
+    ConsumeConnection::start(&broker(), role, setup).unwrap()
 }
 
 /// An agent that only a test pulls the strings of.
