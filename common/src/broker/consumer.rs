@@ -326,10 +326,12 @@ impl SubscriptionHandle {
     }
 
     /// Hands everything that is not settled back to the queue, by closing the channel, and asks for nothing more until
-    /// [`resume`](Self::resume): for an owner that can settle nothing for now, while others may.
+    /// [`resume`](Self::resume): for an owner that can settle nothing for now, while others may. The stream does not call itself empty until
+    /// it has caught up on its new channel.
     pub fn give_back(&self) {
         self.control.send_modify(|control| {
             (control.paused, control.held) = (true, false);
+            control.holds += 1;
             control.restarts += 1;
         });
     }

@@ -8,7 +8,7 @@ pub(super) struct Control {
     pub(super) paused: bool,
     /// Nothing more is handed over.
     pub(super) held: bool,
-    /// Counts the times that nothing more was to be handed over.
+    /// Counts the times that nothing more was to be handed over, or that everything was to go back.
     pub(super) holds: u64,
     /// Counts the wishes for a new channel.
     pub(super) restarts: u64,
@@ -29,7 +29,7 @@ impl Behind {
         self.renewing.load(Ordering::Acquire) || self.caught_up.load(Ordering::Acquire) != holds
     }
 
-    /// The channel ends now, and another one takes its place.
+    /// The channel ends now, for whatever reason, and another one takes its place.
     pub(super) fn renewing(&self) {
         self.renewing.store(true, Ordering::Release);
     }

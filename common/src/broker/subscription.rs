@@ -172,6 +172,8 @@ impl SubscriptionTask {
             end = self.consume(session, &epoch, renewed) => end,
             () = closing.cancelled() => End::Closed,
         };
+        // What was on its way comes again, whatever ended the channel.
+        self.behind.renewing();
         epoch.end();
         match &end {
             End::Refused(fault) if fault.no_answer => give_up(session, epoch.channel()).await,
@@ -263,6 +265,7 @@ impl SubscriptionTask {
                     }
                     let control = *self.control.borrow();
                     if control.restarts != restarts {
+                        self.end_before_its_consumer(session, epoch).await;
                         return Pumped::Lost(restart_fault());
                     }
                     (held, holds) = (control.held, control.holds);
@@ -311,16 +314,20 @@ impl SubscriptionTask {
                 }
                 () = std::future::ready(()), if std::mem::take(&mut may_renew) => {
                     if !held && !cancelled && waiting.is_none() && epoch.is_idle() {
-                        self.behind.renewing();
-                        epoch.end();
-                        // Before the consumer is dropped, which would stop it: what is on its way to a consumer that was stopped comes back
-                        // only if its channel ends before its node does (docs/adr/messages-that-stay-behind.md).
-                        close(session, epoch.channel()).await;
+                        self.end_before_its_consumer(session, epoch).await;
                         return Pumped::Renewed;
                     }
                 }
             }
         }
+    }
+
+    /// Ends the channel before its consumer is dropped, which would stop it: what is in the hands of a consumer that was stopped comes back
+    /// only if its channel ends before its node does (docs/adr/messages-that-stay-behind.md).
+    async fn end_before_its_consumer(&self, session: &Session, epoch: &Arc<Epoch>) {
+        self.behind.renewing();
+        epoch.end();
+        close(session, epoch.channel()).await;
     }
 
     /// The library ends a consumer without a word when the broker has cancelled it.

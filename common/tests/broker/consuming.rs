@@ -141,6 +141,50 @@ async fn what_is_held_waits_within_the_prefetch_and_the_rest_goes_to_other_consu
 }
 
 #[tokio::test]
+async fn what_is_given_back_goes_to_others_and_the_stream_is_not_empty_until_it_has_caught_up() {
+    let queue = Queue::quorum("give-back").await;
+    let publisher = publisher(&config()).await;
+    let (connection, other) = (consumer(&config()), consumer(&config()));
+    let mut given = connection.subscribe(Subscription::new(&queue.name, 10));
+    let generation = next_ready(&mut given).await;
+    let messages = (0..3).map(|n| queue.message(&n.to_string())).collect();
+    assert!(publisher.publish_pipelined(messages).await.iter().all(PublishOutcome::is_acked));
+    let in_hand = next_delivery(&mut given).await;
+    given.handle().give_back();
+    assert!(!given.is_empty(), "what was in hand comes again");
+    wait_for_consumers(&queue, 0).await;
+    assert_eq!(in_hand.acker.ack().await, AckResult::Stale);
+
+    let mut others = other.subscribe(Subscription::new(&queue.name, 10));
+    next_ready(&mut others).await;
+    for expected in ["0", "1", "2"] {
+        let incoming = next_delivery(&mut others).await;
+        assert_eq!(body(&incoming), expected);
+        assert_eq!(incoming.acker.ack().await, AckResult::Sent);
+    }
+    // Twice is as good as once, and nothing is taken until it is wanted.
+    given.handle().give_back();
+    assert!(publisher.publish(queue.message("theirs")).await.is_acked());
+    assert_eq!(body(&next_delivery(&mut others).await), "theirs");
+    assert!(!given.is_empty());
+    assert!(given.try_delivery().is_none());
+
+    given.handle().resume();
+    let again = loop {
+        match given.next().await {
+            Some(ConsumerEvent::Ready { generation }) => break generation,
+            Some(ConsumerEvent::Lost { .. }) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(again > generation);
+    until_empty(&mut given).await;
+    assert!(other.close(Duration::from_secs(5)).await);
+    assert_eq!(body(&next_delivery(&mut given).await), "theirs");
+    queue.delete().await;
+}
+
+#[tokio::test]
 async fn an_idle_subscription_gets_new_channels_and_no_message_is_lost_or_out_of_order() {
     let queue = Queue::quorum("renewed").await;
     let publisher = publisher(&config()).await;

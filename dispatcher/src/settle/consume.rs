@@ -19,8 +19,9 @@ use switchyard_common::shutdown::Shutdown;
 use tokio::time::Instant;
 
 use super::batch::{ALONE_FROM_DELIVERIES, AfterError, Fill, after_error, after_panic};
-use super::held::{HELD_MAX, first_to_go, oldest_that_holds_back};
+use super::held::{HELD_MAX, HOLDS_BACK_MAX, LATE_RETRY, first_to_go, oldest_that_holds_back};
 use super::put_back::PutBack;
+use super::reach::{GIVEN_BACK_AFTER, answers_within_reach, soon};
 use super::read::{Heard, read};
 use crate::presence::clock::since_boot;
 use crate::store::letters::{ReportLetter, record_report};
@@ -28,12 +29,6 @@ use crate::store::{Db, StoreError};
 
 /// How often messages that wait for something are tried again.
 const HELD_RETRY: Duration = Duration::from_millis(250);
-
-/// How long the store may be away before everything in hand goes back to the broker. An outcome waits for longer for its parts, which
-/// may be among that ([`HELD_MAX`]).
-pub const GIVEN_BACK_AFTER: Duration = Duration::from_secs(10);
-/// How often the store is looked for then.
-const STORE_LOOK: Duration = Duration::from_secs(1);
 
 /// What became of a report.
 #[derive(Debug, Clone, PartialEq)]
@@ -71,6 +66,8 @@ struct InHand {
     acker: Acker,
     heard: Heard,
     since: Instant,
+    /// Where it is held: when it is looked at again.
+    look_at: Instant,
     /// Since boot; not later than it was.
     arrived_at: Duration,
 }
@@ -132,11 +129,24 @@ impl<S: Settler> Consumer<S> {
                 },
                 _ = retry.tick() => {
                     self.put_back.give_back_due().await;
-                    let held = std::mem::take(&mut self.held);
-                    self.handle(held, &shutdown).await;
+                    let due = self.due_again();
+                    self.handle(due, &shutdown).await;
                 }
             }
         }
+    }
+
+    /// Those that wait and are looked at again now.
+    fn due_again(&mut self) -> Vec<InHand> {
+        let now = Instant::now();
+        let is_due = |one: &InHand| now >= one.look_at;
+        let (mut due, held) = std::mem::take(&mut self.held).into_iter().partition::<Vec<_>, _>(is_due);
+        self.held = held;
+        for one in &mut due {
+            let waits_long = now.saturating_duration_since(one.since) >= HOLDS_BACK_MAX;
+            one.look_at = now + if waits_long { LATE_RETRY } else { Duration::ZERO };
+        }
+        due
     }
 
     /// The clock is read first: what arrives afterwards is not spoken for.
@@ -169,7 +179,8 @@ impl<S: Settler> Consumer<S> {
         let failure = match attempted {
             Ok(Ok(heard)) => {
                 let arrived_at = since_boot().unwrap_or_default();
-                return Some(InHand { message, acker, heard, since: Instant::now(), arrived_at });
+                let since = Instant::now();
+                return Some(InHand { message, acker, heard, since, look_at: since, arrived_at });
             }
             Ok(Err(malformed)) => Failure::new(FailureKind::MalformedReport, malformed.to_string()),
             Err(panic) => match after_panic(&panic, 1) {
@@ -195,7 +206,7 @@ impl<S: Settler> Consumer<S> {
 
     /// Settles reports together until that succeeds or one is at fault. Gives back those that must be settled one by one.
     async fn settle(&mut self, mut batch: Vec<InHand>, shutdown: &Shutdown) -> Vec<InHand> {
-        let (mut waits, since) = (0, Instant::now());
+        let (mut waits, mut failing_since) = (0, None);
         loop {
             // Those of a channel that is gone come again.
             batch.retain(|one| !one.acker.is_stale());
@@ -206,7 +217,12 @@ impl<S: Settler> Consumer<S> {
                 one.heard.waited |= one.since.elapsed() >= S::HELD_MAX;
             }
             let heard: Vec<&Heard> = batch.iter().map(|one| &one.heard).collect();
-            let after = match catch_panic(self.settler.settle(&heard)).await {
+            let settling = catch_panic(self.settler.settle(&heard));
+            let (attempted, took_long) =
+                soon(settling, || self.gives_back("the store does not answer")).await;
+            // What was given back meanwhile is wanted again.
+            self.paused |= took_long;
+            let after = match attempted {
                 Ok(Ok(fates)) => {
                     self.ended(batch, fates, shutdown).await;
                     break;
@@ -231,7 +247,7 @@ impl<S: Settler> Consumer<S> {
             };
             match after {
                 AfterError::Wait => {
-                    if !self.wait(waits, since, shutdown).await {
+                    if !self.wait(waits, *failing_since.get_or_insert_with(Instant::now), shutdown).await {
                         return Vec::new();
                     }
                     waits += 1;
@@ -283,9 +299,9 @@ impl<S: Settler> Consumer<S> {
 
     /// Takes nothing more for a while. False when everything in hand goes back to the broker: shutdown came, or the store was away for
     /// long and answers now.
-    async fn wait(&mut self, waits: u32, since: Instant, shutdown: &Shutdown) -> bool {
+    async fn wait(&mut self, waits: u32, failing_since: Instant, shutdown: &Shutdown) -> bool {
         self.paused = true;
-        if since.elapsed() >= GIVEN_BACK_AFTER {
+        if failing_since.elapsed() >= GIVEN_BACK_AFTER {
             self.give_back(shutdown).await;
             return false;
         }
@@ -297,21 +313,21 @@ impl<S: Settler> Consumer<S> {
 
     /// Other replicas may reach the store: they get what is in hand, until this one reaches it again.
     async fn give_back(&mut self, shutdown: &Shutdown) {
-        tracing::warn!(
-            part = S::NAME,
-            "the store is away for long: reports go back to the broker until it answers"
-        );
-        metrics::counter!("switchyard_reports_given_back_total", "part" => S::NAME).increment(1);
         self.held.clear();
         self.put_back.clear();
-        self.control.give_back();
-        while let Err(error) = answers(&self.db).await {
-            tracing::debug!(part = S::NAME, %error, "the store is still away");
-            if !shutdown.sleep(STORE_LOOK).await {
-                return;
-            }
+        self.gives_back("the store is away for long");
+        if answers_within_reach(&self.db, shutdown).await {
+            self.resume();
         }
-        self.resume();
+    }
+
+    fn gives_back(&self, why: &str) {
+        tracing::warn!(
+            part = S::NAME,
+            "{why}: reports go back to the broker, for replicas that can settle them"
+        );
+        metrics::counter!("switchyard_reports_given_back_total", "part" => S::NAME).increment(1);
+        self.control.give_back();
     }
 
     fn resume(&mut self) {
@@ -337,6 +353,7 @@ impl<S: Settler> Consumer<S> {
             self.refuse(one.message, one.acker, *failure, shutdown).await;
         }
         while self.held.len() > self.held_max {
+            self.held.sort_by_key(|one| one.arrived_at);
             let senders: Vec<_> = self.held.iter().map(|one| &one.heard.sender).collect();
             let mut first = self.held.remove(first_to_go(&senders).unwrap_or_default());
             first.heard.waited = true;
@@ -357,13 +374,13 @@ impl<S: Settler> Consumer<S> {
         );
         let queue = self.queue.clone();
         let letter = ReportLetter { message: &message, queue: &queue, failure };
-        let (mut waits, since) = (0, Instant::now());
+        let (mut waits, mut failing_since) = (0, None);
         loop {
             match record(&self.db, &letter).await {
                 Ok(()) => break,
                 Err(error) if error.is_transient() => {
                     tracing::warn!(part = S::NAME, %error, "a refusal waits for the database");
-                    if !self.wait(waits, since, shutdown).await {
+                    if !self.wait(waits, *failing_since.get_or_insert_with(Instant::now), shutdown).await {
                         return;
                     }
                     waits += 1;
@@ -390,11 +407,6 @@ fn after_fate(fate: Fate) -> Option<AfterError> {
         }
         Fate::Refuse(failure) => Some(AfterError::Refuse(*failure)),
     }
-}
-
-/// Whether a transaction can be begun and ended.
-async fn answers(db: &Db) -> Result<(), StoreError> {
-    db.transaction(|transaction| async move { transaction.now().await.map(drop) }).await
 }
 
 async fn record(db: &Db, letter: &ReportLetter<'_>) -> Result<(), StoreError> {

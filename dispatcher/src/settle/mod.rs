@@ -13,6 +13,7 @@ pub mod outcome;
 pub mod outcomes;
 pub mod put_back;
 pub mod quiet;
+pub mod reach;
 pub mod read;
 pub mod refusal;
 pub mod starts;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono::Utc;
+use switchyard_common::broker::queue_counts;
 use switchyard_common::config::Secret;
 use switchyard_common::contract::control::Order;
 use switchyard_common::contract::ids::Nonce;
@@ -134,8 +135,11 @@ async fn a_database_that_is_away_is_waited_out_and_what_is_in_hand_goes_back_but
     .unwrap();
     // It stays away, perhaps for this replica alone.
     until("the outcome is where another replica can get it", WAIT, async || {
-        let left = messages_left(&scenario, &scenario.namespace.outcomes_queue()).await;
-        Ok(Look::holds(left == 1, || left.to_string()))
+        let session =
+            replica.context.consumers.session().ok_or("no connection").map_err(anyhow::Error::msg)?;
+        let counts = queue_counts(&session, &scenario.namespace.outcomes_queue()).await?;
+        let is_given_back = counts.is_some_and(|counts| counts.messages == 1 && counts.consumers == 0);
+        Ok(Look::holds(is_given_back, || format!("{counts:?}")))
     })
     .await
     .unwrap();
