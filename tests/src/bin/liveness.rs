@@ -4,30 +4,45 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
+use clap::Parser;
 use switchyard_tests::liveness::figure::{Figure, table};
 use switchyard_tests::liveness::{Group, Rounds};
 
-const USAGE: &str = "usage: liveness [--rounds N] [--long-rounds N] [--json] [GROUP..]
-  --rounds N        measure each figure so often, default 10
-  --long-rounds N   those that take minutes, default 1
-  --json            print all values as JSON instead of a table
-  GROUP             loss, return, takeover, rolling, drain, outage; all of them unless named";
-
-/// What the command line says.
+/// How long work is still when agents, dispatchers, broker or database fail: median and worst, each beside its bound.
+///
+/// Needs the programs beside it and the services of `make up`. Exits with 1 when a worst exceeds its bound.
+#[derive(Debug, Parser)]
 struct Arguments {
-    rounds: Rounds,
+    /// How often each figure is measured.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// How often those are measured that take minutes.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    long_rounds: u32,
+    /// Prints all values as JSON in place of a table.
+    #[arg(long)]
     json: bool,
+    /// loss, return, takeover, rolling, drain, outage; all of them unless named.
+    #[arg(value_name = "GROUP", value_parser = group)]
     groups: Vec<Group>,
+}
+
+fn group(word: &str) -> Result<Group, String> {
+    let words = || Group::ALL.map(Group::word).join(", ");
+    Group::ALL.into_iter().find(|group| group.word() == word).ok_or_else(|| format!("there are: {}", words()))
 }
 
 // One thread: programs are killed by the kernel when the thread that started them ends.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<ExitCode> {
-    let arguments = read(std::env::args().skip(1))?;
+    let arguments = Arguments::parse();
+    let rounds = Rounds { short: arguments.rounds as usize, long: arguments.long_rounds as usize };
+    let groups = if arguments.groups.is_empty() { Group::ALL.to_vec() } else { arguments.groups };
     let mut figures: Vec<Figure> = Vec::new();
-    for group in &arguments.groups {
-        let measured = group.measure(arguments.rounds).await;
+    for (done, group) in groups.iter().enumerate() {
+        tell(&format!("{} ({} of {} groups)", group.word(), done + 1, groups.len()));
+        let measured = group.measure(rounds).await;
         figures.extend(measured.with_context(|| format!("while measuring {}", group.word()))?);
     }
     let all_hold = figures.iter().all(Figure::holds);
@@ -35,24 +50,10 @@ async fn main() -> anyhow::Result<ExitCode> {
     Ok(if all_hold { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn read(mut given: impl Iterator<Item = String>) -> anyhow::Result<Arguments> {
-    let mut arguments = Arguments { rounds: Rounds { short: 10, long: 1 }, json: false, groups: Vec::new() };
-    while let Some(word) = given.next() {
-        let mut number = || given.next().and_then(|text| text.parse().ok()).filter(|count| *count > 0);
-        match word.as_str() {
-            "--rounds" => arguments.rounds.short = number().context(USAGE)?,
-            "--long-rounds" => arguments.rounds.long = number().context(USAGE)?,
-            "--json" => arguments.json = true,
-            name => match Group::ALL.into_iter().find(|group| group.word() == name) {
-                Some(group) => arguments.groups.push(group),
-                None => bail!(USAGE),
-            },
-        }
-    }
-    if arguments.groups.is_empty() {
-        arguments.groups = Group::ALL.to_vec();
-    }
-    Ok(arguments)
+/// Progress, apart from the result.
+#[expect(clippy::print_stderr, reason = "a program for people")]
+fn tell(text: &str) {
+    eprintln!("measuring: {text}");
 }
 
 #[expect(clippy::print_stdout, reason = "a program for people")]
