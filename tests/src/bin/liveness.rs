@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser;
+use switchyard_tests::liveness::Group;
 use switchyard_tests::liveness::figure::{Figure, table};
-use switchyard_tests::liveness::{Group, Rounds};
 
 /// How long work is still when agents, dispatchers, broker or database fail: median and worst, each beside its bound.
 ///
@@ -17,9 +17,6 @@ struct Arguments {
     /// How often each figure is measured.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// How often those are measured that take minutes.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    long_rounds: u32,
     /// Prints all values as JSON in place of a table.
     #[arg(long)]
     json: bool,
@@ -37,12 +34,11 @@ fn group(word: &str) -> Result<Group, String> {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
-    let rounds = Rounds { short: arguments.rounds as usize, long: arguments.long_rounds as usize };
     let groups = if arguments.groups.is_empty() { Group::ALL.to_vec() } else { arguments.groups };
     let mut figures: Vec<Figure> = Vec::new();
     for (done, group) in groups.iter().enumerate() {
         tell(&format!("{} ({} of {} groups)", group.word(), done + 1, groups.len()));
-        let measured = group.measure(rounds).await;
+        let measured = group.measure(arguments.rounds as usize).await;
         figures.extend(measured.with_context(|| format!("while measuring {}", group.word()))?);
     }
     let all_hold = figures.iter().all(Figure::holds);

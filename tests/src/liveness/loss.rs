@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use chrono::Utc;
 
-use super::Rounds;
 use super::figure::Figure;
 use super::work::{MEASURED_WITHIN, first, seconds};
 use crate::harness::scenario::Scenario;
@@ -33,13 +32,11 @@ kill_grace_ms = 1000
 ///
 /// # Errors
 /// When a program does not start, or a loss is never noticed.
-pub async fn measure(rounds: Rounds) -> anyhow::Result<Vec<Figure>> {
-    let short = (SHORT_HEARTBEAT, SHORT_LOST_AFTER, rounds.short);
-    let long = (LONG_HEARTBEAT, LONG_LOST_AFTER, rounds.long);
+pub async fn measure(rounds: usize) -> anyhow::Result<Vec<Figure>> {
     let mut figures = Vec::new();
-    for (heartbeat, lost_after, count) in [short, long] {
+    for (heartbeat, lost_after) in [(SHORT_HEARTBEAT, SHORT_LOST_AFTER), (LONG_HEARTBEAT, LONG_LOST_AFTER)] {
         for beside_another in [true, false] {
-            figures.push(losses(heartbeat, lost_after, beside_another, count).await?);
+            figures.push(losses(heartbeat, lost_after, beside_another, rounds).await?);
         }
     }
     Ok(figures)

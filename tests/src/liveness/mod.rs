@@ -19,15 +19,6 @@ pub mod work;
 
 use figure::Figure;
 
-/// How often each figure is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rounds {
-    /// Of a figure that takes seconds.
-    pub short: usize,
-    /// Of one that takes minutes.
-    pub long: usize,
-}
-
 /// A group of figures that are measured together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Group {
@@ -63,18 +54,18 @@ impl Group {
         }
     }
 
-    /// Measures its figures.
+    /// Measures its figures, each so many times.
     ///
     /// # Errors
     /// When something else than a figure fails: a program does not start, a task never ends.
-    pub async fn measure(self, rounds: Rounds) -> anyhow::Result<Vec<Figure>> {
+    pub async fn measure(self, rounds: usize) -> anyhow::Result<Vec<Figure>> {
         match self {
             Self::Loss => loss::measure(rounds).await,
-            Self::Return => services::returns(rounds.short).await,
-            Self::Outage => services::outages(rounds.long).await,
-            Self::Takeover => replicas::takeover(rounds.short).await,
-            Self::Rolling => replicas::rolling(rounds.short).await,
-            Self::Drain => drain::measure(rounds.short).await,
+            Self::Return => services::returns(rounds).await,
+            Self::Outage => services::outages(rounds).await,
+            Self::Takeover => replicas::takeover(rounds).await,
+            Self::Rolling => replicas::rolling(rounds).await,
+            Self::Drain => drain::measure(rounds).await,
         }
     }
 }

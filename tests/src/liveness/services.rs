@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
+use futures::future::try_join_all;
 use switchyard_common::guard::spawn_guarded;
+use tokio::sync::Mutex;
 use tokio_postgres::NoTls;
 
 use super::figure::Figure;
@@ -59,34 +61,53 @@ pub async fn returns(rounds: usize) -> anyhow::Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// The broker and the database, away for minutes.
+/// The broker and the database, away for minutes: each round on a service of its own, with programs of its own. The rounds are away side
+/// by side. What is measured is not: one at a time starts, or comes back.
 ///
 /// # Errors
 /// As [`returns`].
 pub async fn outages(rounds: usize) -> anyhow::Result<Vec<Figure>> {
+    let (minutes, bound) = (OUTAGE.as_secs(), RESUMES_WITHIN.as_secs_f64());
+    let turn = Mutex::new(());
+    let both = [(Part::Broker, "broker"), (Part::Database, "database")];
+    let all = both.iter().flat_map(|both| (0..rounds).map(move |round| (both, round)));
+    let measured = try_join_all(all.map(|(&(part, what), round)| outage(part, what, round, &turn))).await?;
     let mut figures = Vec::new();
-    for (part, what) in [(Part::Broker, "broker"), (Part::Database, "database")] {
-        let (minutes, bound) = (OUTAGE.as_secs(), RESUMES_WITHIN.as_secs_f64());
+    for ((_, what), rounds) in both.into_iter().zip(measured.chunks(rounds)) {
         let mut lost = Figure::none_of(format!("agents declared lost by {minutes} s without the {what}"));
         let mut back =
             Figure::seconds(format!("work resumes after {minutes} s without the {what}"), Some(bound));
-        let mut stage = Stage::set(&format!("liveness_{what}_outage"), part).await?;
-        let _programs = stage.start().await?;
-        let silent = "SELECT count(*) FROM agent_sessions WHERE end_reason = 'silent'";
-        let mut lost_before = 0;
-        for _ in 0..rounds {
-            stage.flows().await?;
-            stage.end(End::Stopped).await?;
-            // What is measured is what happens in this time, not whether something has.
-            tokio::time::sleep(OUTAGE).await;
-            back.values.push(stage.resumes().await?);
-            let lost_by_now = stage.scenario.count(silent).await?;
-            lost.values.push((lost_by_now - lost_before) as f64);
-            lost_before = lost_by_now;
+        for outage in rounds {
+            lost.values.push(outage.agents_lost);
+            back.values.push(outage.resumed_after);
         }
         figures.extend([lost, back]);
     }
     Ok(figures)
+}
+
+/// What a round without a service showed.
+struct Outage {
+    agents_lost: f64,
+    /// Seconds.
+    resumed_after: f64,
+}
+
+/// One round. It has its turn for the start and for the return: waiting for the second makes an outage longer, never shorter.
+async fn outage(part: Part, what: &str, round: usize, turn: &Mutex<()>) -> anyhow::Result<Outage> {
+    let starts = turn.lock().await;
+    let mut stage = Stage::set(&format!("liveness_{what}_outage_{round}"), part).await?;
+    let _programs = stage.start().await?;
+    stage.flows().await?;
+    stage.end(End::Stopped).await?;
+    drop(starts);
+    // What is measured is what happens in this time, not whether something has.
+    tokio::time::sleep(OUTAGE).await;
+    let _returns = turn.lock().await;
+    let resumed_after = stage.resumes().await?;
+    let lost =
+        stage.scenario.count("SELECT count(*) FROM agent_sessions WHERE end_reason = 'silent'").await?;
+    Ok(Outage { agents_lost: lost as f64, resumed_after })
 }
 
 impl Stage {
