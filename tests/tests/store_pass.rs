@@ -46,6 +46,18 @@ async fn a_pass_assigns_what_may_run_and_the_attempt_is_committed_before_anythin
 }
 
 #[tokio::test]
+async fn a_pass_assigns_while_somebody_else_has_the_workspaces_lock() {
+    let database = TestDatabase::new().await;
+    store_one(&database.db, submission("t", "w", "plan_and_apply", json!({}))).await;
+    Seed::new(&database.db).agent("default", "worker-0").await;
+    let mut connection = database.db.connection().await.unwrap();
+    let held = connection.transaction().await.unwrap();
+    held.execute("SELECT 1 FROM workspaces FOR NO KEY UPDATE", &[]).await.unwrap();
+    assert_eq!(assigned(&database).await, ["t"]);
+    held.rollback().await.unwrap();
+}
+
+#[tokio::test]
 async fn incident_05_a_pass_that_finds_no_agent_leaves_the_task_pending_for_the_next_one() {
     let database = TestDatabase::new().await;
     store_one(&database.db, submission("t", "w", "plan", json!({}))).await;

@@ -108,10 +108,9 @@ async fn no_batch_is_compared_with_all_that_is_open_or_with_all_that_is_listed()
         let plan = connection.query(&explain, &[]).await.unwrap();
         let plan: Vec<String> = plan.iter().map(|row| row.get(0)).collect();
         let whole = || format!("as planned:\n{}", plan.join("\n"));
-        let by_index = |line: &str| {
-            indexes.iter().any(|index| line.contains(&format!("using {index} on")))
-                || indexes.iter().any(|index| line.contains(&format!("Bitmap Index Scan on {index} ")))
-        };
+        // Not by a bitmap: it visits again and again what has left a partial index since the last vacuum.
+        let by_index =
+            |line: &str| indexes.iter().any(|index| line.contains(&format!("using {index} on")));
         let reads = |line: &&String| {
             ["Index Scan", "Index Only Scan"].iter().any(|scan| line.contains(scan))
                 || (line.contains("Seq Scan on ") && !line.contains(" public.fence "))

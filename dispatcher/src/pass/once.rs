@@ -203,7 +203,9 @@ async fn assign_together(
     opening: impl Future<Output = Result<(), StoreError>>,
 ) -> Result<Assigned, StoreError> {
     let inputs: Vec<Named> = placements.iter().map(|placement| named(pool, placement)).collect();
-    let ((), mut applier) = futures::try_join!(opening, Applier::load(db, transaction, &inputs))?;
+    let loading =
+        Applier::load_to_assign(db, transaction, placements.iter().map(|placement| &placement.task_id));
+    let ((), mut applier) = futures::try_join!(opening, loading)?;
     let by_task: HashMap<&TaskId, &Placement> =
         placements.iter().map(|placement| (&placement.task_id, placement)).collect();
     let mut all = Assigned { assigned: Vec::with_capacity(inputs.len()), ..Assigned::default() };

@@ -14,6 +14,8 @@ use switchyard_common::task::{
     releases_workspace, transition,
 };
 
+use tokio_postgres::Row;
+
 use super::db::{Db, Transaction};
 use super::error::StoreError;
 use super::letters::{self, AttemptLetter};
@@ -87,6 +89,8 @@ pub struct Applier<'a> {
     touched_attempts: BTreeSet<(TaskId, u32)>,
     new_attempts: BTreeSet<(TaskId, u32)>,
     places: BTreeMap<WorkspaceId, Place>,
+    /// Whether the workspaces of exclusive tasks are locked: without it nothing may be promoted (protocol E2).
+    workspaces_locked: bool,
     released: BTreeSet<WorkspaceId>,
     letters: Vec<AttemptLetter>,
     facts: HashMap<(TaskId, u32), Facts>,
@@ -105,6 +109,23 @@ impl<'a> Applier<'a> {
         Ok(applier)
     }
 
+    /// The same for assignments. They take nothing from their workspaces that another task may have, and release nothing, so the rows of
+    /// workspaces are left to those that do: intake and settle would wait for every pass (protocol E2).
+    pub(crate) async fn load_to_assign(
+        db: &'a Db,
+        transaction: &'a Transaction,
+        tasks: impl Iterator<Item = &TaskId>,
+    ) -> Result<Self, StoreError> {
+        let concerned: Vec<_> = tasks.map(|task_id| (task_id, None)).collect();
+        let ids = distinct(&concerned);
+        let (now, tasks, attempts) = futures::try_join!(
+            transaction.now(),
+            locks::tasks(transaction, &ids),
+            locks::attempts(transaction, &concerned)
+        )?;
+        Self::of_rows(db, transaction, now, (&tasks, &attempts))
+    }
+
     /// The same for inputs that are still to be made, of tasks and the attempts that are named (none = the open one); of tasks that
     /// become due, their places are not read.
     pub(crate) async fn load_named(
@@ -112,8 +133,7 @@ impl<'a> Applier<'a> {
         transaction: &'a Transaction,
         concerned: &[(&TaskId, Option<u32>)],
     ) -> Result<Self, StoreError> {
-        let ids: BTreeSet<&str> = concerned.iter().map(|(task_id, _)| task_id.as_str()).collect();
-        let ids: Vec<&str> = ids.into_iter().collect();
+        let ids = distinct(concerned);
         // In this order: workspaces, tasks, attempts (protocol E1).
         let ((), now, tasks, attempts) = futures::try_join!(
             locks::workspaces(transaction, &ids),
@@ -121,6 +141,16 @@ impl<'a> Applier<'a> {
             locks::tasks(transaction, &ids),
             locks::attempts(transaction, concerned)
         )?;
+        let applier = Self::of_rows(db, transaction, now, (&tasks, &attempts))?;
+        Ok(Self { workspaces_locked: true, ..applier })
+    }
+
+    fn of_rows(
+        db: &'a Db,
+        transaction: &'a Transaction,
+        now: DateTime<Utc>,
+        (tasks, attempts): (&[Row], &[Row]),
+    ) -> Result<Self, StoreError> {
         let mut applier = Self {
             db,
             transaction,
@@ -132,14 +162,15 @@ impl<'a> Applier<'a> {
             touched_attempts: BTreeSet::new(),
             new_attempts: BTreeSet::new(),
             places: BTreeMap::new(),
+            workspaces_locked: false,
             released: BTreeSet::new(),
             letters: Vec::new(),
             facts: HashMap::new(),
         };
-        for row in &tasks {
+        for row in tasks {
             applier.take_task(rows::task(row, &db.steps)?);
         }
-        for row in &attempts {
+        for row in attempts {
             let task_id: TaskId = rows::parsed("task_id", row.get::<_, &str>("task_id").parse())?;
             let attempt = rows::attempt(row)?;
             if attempt.end.is_none() {
@@ -314,6 +345,9 @@ impl<'a> Applier<'a> {
         if self.released.is_empty() {
             return Ok(());
         }
+        if !self.workspaces_locked {
+            return Err(StoreError::Statement("a workspace was released without its lock".into()));
+        }
         self.load_waiters().await?;
         let mut next: BTreeMap<&WorkspaceId, &Task> = BTreeMap::new();
         for task in self.current.values() {
@@ -366,4 +400,10 @@ impl<'a> Applier<'a> {
             .collect();
         super::notify::record(self.transaction, &told, self.now).await
     }
+}
+
+/// The tasks that are concerned, each once, in the order in which they are locked.
+fn distinct<'a>(concerned: &[(&'a TaskId, Option<u32>)]) -> Vec<&'a str> {
+    let ids: BTreeSet<&str> = concerned.iter().map(|(task_id, _)| task_id.as_str()).collect();
+    ids.into_iter().collect()
 }

@@ -15,8 +15,8 @@ pub fn page(curve: &Curve, drawn: &[Drawn], pace: Pace, facts: &[(&'static str, 
     let _ = writeln!(
         page,
         "Switchyard alone, publishing at the same time; medians of {} rounds of about {} s, the points interleaved; ratios are taken within a \
-         round. What is in the table already are copies of a task that Switchyard has made; those that wait are of the same class as what is \
-         measured, and are served after it. *Cost* is CPU of everything, clients and broker included, against the first point; at most \
+         round. What is in the table already are copies of a task that Switchyard has made, in a database that is copied for each round; those that \
+         wait are for a handler that no agent has, so that they stay. *Cost* is CPU of everything, clients and broker included, against the first point; at most \
          {COST_RATIO_MAX} is asked for at the last. Not so for payloads, whose bytes have to be carried. Dispatcher: 1 unless said; \
          agents: 2 of 16 slots and credit 240 unless said.\n",
         pace.rounds, pace.seconds

@@ -57,7 +57,7 @@ pub struct Drawn {
 /// What one point gave.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
 pub struct Measured {
-    /// Tasks per second, those that waited before included.
+    /// Tasks per second.
     pub per_second: f64,
     /// CPU seconds per 1,000 tasks, everything together.
     pub cpu_per_1000: f64,
@@ -146,11 +146,13 @@ pub async fn run(
     pace: Pace,
     say: impl Fn(&str),
 ) -> anyhow::Result<Vec<Drawn>> {
+    let origins = Origins::make(curve, services, &say).await?;
     let mut rounds: Vec<Vec<Measured>> = vec![Vec::new(); curve.points.len()];
     for round in 0..pace.rounds {
-        for (point, measured) in curve.points.iter().zip(&mut rounds) {
+        for (place, (point, measured)) in curve.points.iter().zip(&mut rounds).enumerate() {
             let label = format!("round {} of {}, {}: {}", round + 1, pace.rounds, curve.title, point.name);
-            let one = one(point, services, pace.seconds).await.context(label.clone())?;
+            let stage = origins.stage(place, services).await?;
+            let one = one(point, stage, pace.seconds).await.context(label.clone())?;
             let pass_ms = one.pass_ms.map_or("-".to_owned(), |ms| format!("{ms:.1}"));
             say(&format!(
                 "{label}: {:.0}/s, {:.2} CPU s per 1,000, pass {pass_ms} ms, dispatcher {:.0} MB, idle agent {:.0} MB",
@@ -159,7 +161,56 @@ pub async fn run(
             measured.push(one);
         }
     }
+    origins.close().await?;
     Ok(draw(&rounds))
+}
+
+/// Where the databases of a curve come from, one for each of its points: filled once, and copied for each round. None where no point is
+/// filled.
+struct Origins(Vec<Stage>);
+
+impl Origins {
+    async fn make(curve: &Curve, services: &Services, say: &impl Fn(&str)) -> anyhow::Result<Self> {
+        let mut stages = Vec::new();
+        if curve.points.iter().any(|point| point.fill != Fill::default()) {
+            for point in &curve.points {
+                say(&format!("filling, {}: {}", curve.title, point.name));
+                let stage = Stage::open(services).await?;
+                match filled_by(point, &stage).await {
+                    Ok(()) => stages.push(stage),
+                    Err(error) => {
+                        return Err(error.context(format!("logs are in {}", stage.keep_logs().display())));
+                    }
+                }
+            }
+        }
+        Ok(Self(stages))
+    }
+
+    /// A stage for a point, given by its place.
+    async fn stage(&self, place: usize, services: &Services) -> anyhow::Result<Stage> {
+        match self.0.get(place) {
+            Some(origin) => origin.open_copy().await,
+            None => Stage::open(services).await,
+        }
+    }
+
+    async fn close(self) -> anyhow::Result<()> {
+        for stage in self.0 {
+            stage.close().await?;
+        }
+        Ok(())
+    }
+}
+
+/// Lets Switchyard make a task, and copies it.
+async fn filled_by(point: &Point, stage: &Stage) -> anyhow::Result<()> {
+    let contender = contender(point);
+    let mut running = Running::start(&contender, stage).await?;
+    running.start_workers()?;
+    running.warm_up(flow(point, 1)).await?;
+    drop(running);
+    fill(&connect(&stage.database_url).await?, point.fill).await
 }
 
 /// Medians of each point, whose rounds are given in order, and its ratios to the first: within a round, since machines drift.
@@ -189,9 +240,8 @@ fn middle(rounds: &[Measured]) -> Option<Measured> {
     })
 }
 
-async fn one(point: &Point, services: &Services, seconds: f64) -> anyhow::Result<Measured> {
-    let contender = all().swap_remove(0).with(point.setting).watching_own_tasks();
-    let stage = Stage::open(services).await?;
+async fn one(point: &Point, stage: Stage, seconds: f64) -> anyhow::Result<Measured> {
+    let contender = contender(point);
     let mut measured = None;
     let work = async {
         measured = Some(on(&contender, point, &stage, seconds).await?);
@@ -201,36 +251,35 @@ async fn one(point: &Point, services: &Services, seconds: f64) -> anyhow::Result
     measured.context("nothing was measured")
 }
 
+fn contender(point: &Point) -> Switchyard {
+    all().swap_remove(0).with(point.setting).watching_own_tasks()
+}
+
+const fn flow(point: &Point, count: usize) -> Flow {
+    Flow { count, per_second: None, bytes: point.bytes, workspaces: point.workspaces }
+}
+
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of tasks")]
 async fn on(contender: &Switchyard, point: &Point, stage: &Stage, seconds: f64) -> anyhow::Result<Measured> {
-    let flow = |count| Flow { count, per_second: None, bytes: point.bytes, workspaces: point.workspaces };
     let database = connect(&stage.database_url).await?;
     let mut running = Running::start(contender, stage).await?;
     running.start_workers()?;
     until_live(&mut running, &database, point.setting.agents).await?;
     let idle_agent_mb = running.worker_pids().first().and_then(|pid| resident_megabytes(*pid));
-    running.warm_up(flow(1)).await?;
-    fill(&database, point.fill).await?;
+    running.warm_up(flow(point, 1)).await?;
     let address = metrics_address(stage)?;
     let before = Passes::read(&address);
-    let began: f64 = database.query_one(NOW, &[]).await?.get(0);
     let count = (point.expected_per_second * seconds) as usize;
-    let one = running.measure(flow(count)).await?;
-    // What had waited before may have run as well, where agents had room.
-    let finished: i64 = database.query_one(FINISHED_SINCE, &[&began]).await?.get(0);
-    let factor = finished as f64 / count as f64;
+    let one = running.measure(flow(point, count)).await?;
     Ok(Measured {
-        per_second: one.per_second * factor,
-        cpu_per_1000: one.cpu.total() / factor,
+        per_second: one.per_second,
+        cpu_per_1000: one.cpu.total(),
         pass_ms: Passes::read(&address).and_then(|after| after.mean_ms_since(before.unwrap_or_default())),
         dispatcher_mb: one.peak_mb[0] / f64::from(point.setting.dispatchers),
         idle_agent_mb: idle_agent_mb.unwrap_or_default(),
     })
 }
 
-const NOW: &str = "SELECT extract(epoch FROM now())::double precision";
-const FINISHED_SINCE: &str =
-    "SELECT count(*) FROM tasks WHERE finished_at >= to_timestamp($1::double precision)";
 /// Longest wait for agents to be live.
 const LIVE_MAX: Duration = Duration::from_secs(120);
 

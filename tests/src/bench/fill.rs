@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 /// What is in the tables before a measurement, in tasks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Fill {
-    /// Pending, of the same class as those that are measured, and served after them.
+    /// Pending, for a handler that no agent has: they stay, whatever else runs.
     pub waiting: u32,
     /// Blocked behind an earlier exclusive task, of [`BLOCKED_WORKSPACES`] workspaces that are paused.
     pub blocked: u32,
@@ -19,15 +19,16 @@ pub struct Fill {
 
 /// Workspaces that blocked tasks are spread over.
 const BLOCKED_WORKSPACES: u32 = 100;
-/// A rank that is served after every other.
-const LAST_RANK: &str = "1000000000000";
+/// A handler that no agent has.
+const NOBODYS_HANDLER: &str = "'nobodys'";
 
 /// Ids of copies begin with this letter; those that Switchyard draws begin with a digit.
 pub const ID_PREFIX: &str = "fill-";
 
 type Columns = BTreeMap<&'static str, String>;
 
-/// Fills the database. At least one task of a non-exclusive kind must have succeeded.
+/// Fills the database. At least one task of a non-exclusive kind must have succeeded, and every program must have ended: what they have
+/// left behind is deleted.
 ///
 /// # Errors
 /// When the schema refuses a copy.
@@ -35,6 +36,11 @@ pub async fn fill(database: &Client, fill: Fill) -> anyhow::Result<()> {
     finished(database, fill.finished).await?;
     waiting(database, fill.waiting).await?;
     blocked(database, fill.blocked).await?;
+    let own = format!(
+        "DELETE FROM tasks WHERE task_id NOT LIKE '{ID_PREFIX}%'; DELETE FROM events WHERE event_id NOT LIKE '{ID_PREFIX}%'; \
+         DELETE FROM notifications; DELETE FROM agents; DELETE FROM agent_sessions; DELETE FROM replicas"
+    );
+    database.batch_execute(&own).await?;
     database.batch_execute("VACUUM ANALYZE").await?;
     Ok(())
 }
@@ -53,7 +59,7 @@ async fn finished(database: &Client, count: u32) -> anyhow::Result<()> {
 
 async fn waiting(database: &Client, count: u32) -> anyhow::Result<()> {
     let mut columns = open(&format!("'{ID_PREFIX}waiting-' || n"), "'pending'");
-    columns.insert("rank", LAST_RANK.to_owned());
+    columns.insert("handler", NOBODYS_HANDLER.to_owned());
     copy(database, "tasks", columns, count).await
 }
 

@@ -57,7 +57,10 @@ impl Table {
     /// counted for each.
     #[must_use]
     pub fn peak_megabytes(&self, roots: &[u32]) -> f64 {
-        self.tree(roots).iter().filter_map(|pid| status_megabytes(*pid, "VmHWM:")).sum()
+        self.tree(roots)
+            .iter()
+            .filter_map(|pid| status_megabytes(*pid, "VmHWM:"))
+            .fold(0.0, |all, one| all + one)
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use switchyard_common::guard::spawn_guarded;
@@ -12,6 +13,10 @@ use uuid::Uuid;
 use super::probe::Reader;
 use super::process::run_to_end;
 use crate::harness::scenario::binaries::repository;
+use crate::harness::wait::{Look, until};
+
+/// Longest wait for connections of ended processes to be closed.
+const LEFT_WITHIN: Duration = Duration::from_secs(30);
 
 /// The local services of this checkout, which are up.
 #[derive(Debug, Clone)]
@@ -105,12 +110,26 @@ impl Stage {
     /// # Errors
     /// When a service refuses.
     pub async fn open(services: &Services) -> anyhow::Result<Self> {
+        Self::open_from(services, "").await
+    }
+
+    /// Makes one whose database begins as a copy of this one's, which nobody may be connected to.
+    ///
+    /// # Errors
+    /// When a service refuses.
+    pub async fn open_copy(&self) -> anyhow::Result<Self> {
+        self.until_left().await?;
+        // Copied as files: what a large database holds is not written to the log once more.
+        Self::open_from(&self.services, &format!("TEMPLATE {} STRATEGY file_copy", self.name)).await
+    }
+
+    async fn open_from(services: &Services, origin: &str) -> anyhow::Result<Self> {
         let name = format!("bench_{}", &Uuid::new_v4().simple().to_string()[..8]);
         services.ctl(&["add_vhost", &name])?;
         let user = user_of(&services.amqp_url).context("the broker's URL names no user")?;
         services.ctl(&["set_permissions", "-p", &name, user, ".*", ".*", ".*"])?;
         let server = services.connect().await?;
-        server.batch_execute(&format!("CREATE DATABASE {name}")).await?;
+        server.batch_execute(&format!("CREATE DATABASE {name} {origin}")).await?;
         // In memory: the probe's own cost must not depend on the disk.
         let folder = tempfile::Builder::new().prefix("switchyard-bench-").tempdir_in("/dev/shm")?;
         Ok(Self {
@@ -121,6 +140,17 @@ impl Stage {
             folder,
             name,
         })
+    }
+
+    /// Connections of processes that have ended are closed by the server a moment later.
+    async fn until_left(&self) -> anyhow::Result<()> {
+        const CONNECTED: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1";
+        let server = self.services.connect().await?;
+        until("the database is left", LEFT_WITHIN, async || {
+            let connected: i64 = server.query_one(CONNECTED, &[&self.name]).await?.get(0);
+            Ok(Look::holds(connected == 0, || format!("{connected} connections")))
+        })
+        .await
     }
 
     /// The folder's path.
