@@ -34,6 +34,8 @@ use crate::{api, dead_letters, intake, notify, pass, presence, retention, settle
 
 /// Batches of committed assignments that may wait for routing: passes wait beyond.
 const TO_ROUTE_MAX_COUNT: usize = 64;
+/// Connections to the database that gauges may use, beside those of the pool.
+const GAUGES_CONNECTIONS_MAX: usize = 1;
 /// Time for the broker connections to close at the end.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 
@@ -137,8 +139,10 @@ async fn run_parts(context: &Context, shutdown: &Shutdown) -> Result<(), ServeEr
     supervise(&mut parts, "logs", context, shutdown, settle::logs::run);
     supervise(&mut parts, "notify", context, shutdown, notify::run::run);
     supervise(&mut parts, "retention", context, shutdown, retention::run);
-    supervise(&mut parts, "gauges", context, shutdown, |context, shutdown| {
-        api::gauges::run(context.db, shutdown)
+    // It reads all that is open: not by an index, as the rest of the dispatcher's work.
+    let questions = Db::new(&context.config.database(GAUGES_CONNECTIONS_MAX, context.replica))?;
+    supervise(&mut parts, "gauges", context, shutdown, move |_, shutdown| {
+        api::gauges::run(questions.clone(), shutdown)
     });
     supervise(&mut parts, "dead_letters", context, shutdown, dead_letters::run::run);
     supervise(&mut parts, "intake", context, shutdown, intake::run::run);

@@ -109,8 +109,7 @@ async fn no_batch_is_compared_with_all_that_is_open_or_with_all_that_is_listed()
         let plan: Vec<String> = plan.iter().map(|row| row.get(0)).collect();
         let whole = || format!("as planned:\n{}", plan.join("\n"));
         // Not by a bitmap: it visits again and again what has left a partial index since the last vacuum.
-        let by_index =
-            |line: &str| indexes.iter().any(|index| line.contains(&format!("using {index} on")));
+        let by_index = |line: &str| indexes.iter().any(|index| line.contains(&format!("using {index} on")));
         let reads = |line: &&String| {
             ["Index Scan", "Index Only Scan"].iter().any(|scan| line.contains(scan))
                 || (line.contains("Seq Scan on ") && !line.contains(" public.fence "))

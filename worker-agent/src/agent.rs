@@ -28,6 +28,10 @@ pub const BROKER_HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// The longest delay between two tries to reconnect is at most the lost timeout divided by this.
 const RECONNECTS_PER_LOST_TIMEOUT_COUNT: u32 = 8;
+/// Largest frame on an agent's connections, in bytes (16 KiB): with the broker's own 128 KiB, buffers that stay empty are two thirds of an idle
+/// agent. Only bodies may be larger, which travel in many frames; the headers that agents and dispatchers send each other are an id of at most 128
+/// characters, a number and a trace.
+pub const FRAME_MAX_BYTES: u32 = 16 * 1024;
 
 /// Who an agent is, where its broker is, and what it offers.
 #[derive(Debug, Clone, PartialEq)]
@@ -105,9 +109,11 @@ impl AgentConfig {
     }
 
     /// The broker's settings with delays between reconnections that are short beside the lost timeout: when the broker is back, the
-    /// agent must be heard before a dispatcher that came back first counts a whole lost timeout of silence.
+    /// agent must be heard before a dispatcher that came back first counts a whole lost timeout of silence. And with frames that are small
+    /// beside what an agent may use of memory.
     fn broker(&self) -> BrokerConfig {
         let mut broker = self.broker.clone();
+        broker.frame_max_bytes = broker.frame_max_bytes.min(FRAME_MAX_BYTES);
         broker.reconnect.max =
             broker.reconnect.max.min(self.lost_timeout / RECONNECTS_PER_LOST_TIMEOUT_COUNT);
         broker

@@ -4,6 +4,8 @@
 pub const SHORT_TEXT_MAX_BYTES: usize = 255;
 /// Largest body that is sent: what the deployment sets as the broker's `max_message_size` (2 MiB).
 pub const BODY_MAX_BYTES: usize = crate::contract::limits::BROKER_MESSAGE_MAX_BYTES;
+/// Largest frame that is agreed on with the broker unless configured: its own default (128 KiB).
+pub const FRAME_MAX_DEFAULT_BYTES: u32 = 128 * 1024;
 /// Largest set of headers that is sent. All headers of a message must fit into one AMQP frame (128 KiB).
 pub const HEADERS_SENT_MAX_BYTES: usize = 64 * 1024;
 /// Most header values, nested ones included, that are read from a message; the rest is left out and said to be.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lapin::uri::AMQPUri;
 
-use super::limits::{PUBLISH_WINDOW_DEFAULT_COUNT, PUBLISH_WINDOW_MAX_COUNT};
+use super::limits::{FRAME_MAX_DEFAULT_BYTES, PUBLISH_WINDOW_DEFAULT_COUNT, PUBLISH_WINDOW_MAX_COUNT};
 use crate::config::{Secret, mask_url};
 use crate::retry::RetryPolicy;
 use crate::tls::TlsFiles;
@@ -34,6 +34,9 @@ pub struct BrokerConfig {
     pub publish_window: usize,
     /// The delays between tries to connect.
     pub reconnect: RetryPolicy,
+    /// Largest frame that is agreed on with the broker, in bytes, unless the URL says one (`?frame_max=`). The client library has memory for
+    /// 64 of them per connection, and all properties and headers of a message must fit into one: a larger one ends the connection.
+    pub frame_max_bytes: u32,
 }
 
 /// Why broker settings are refused.
@@ -74,6 +77,7 @@ impl BrokerConfig {
             confirm_timeout: Duration::from_secs(10),
             publish_window: PUBLISH_WINDOW_DEFAULT_COUNT,
             reconnect: RetryPolicy::RECONNECT,
+            frame_max_bytes: FRAME_MAX_DEFAULT_BYTES,
         }
     }
 
@@ -94,7 +98,7 @@ impl BrokerConfig {
         mask_url(self.url.expose())
     }
 
-    /// The URL in the form of the client library, with the heartbeat in it.
+    /// The URL in the form of the client library, with the heartbeat and the largest frame in it.
     pub(super) fn uri(&self) -> Result<AMQPUri, BrokerConfigError> {
         let refused = || BrokerConfigError::Url { url: self.masked_url() };
         if !names_a_host(self.url.expose()) {
@@ -108,6 +112,7 @@ impl BrokerConfig {
         let seconds = self.heartbeat.as_secs();
         let heartbeat = u16::try_from(seconds).ok().filter(|seconds| *seconds > 0);
         uri.query.heartbeat = Some(heartbeat.ok_or(BrokerConfigError::Heartbeat { given_seconds: seconds })?);
+        uri.query.frame_max.get_or_insert(self.frame_max_bytes);
         Ok(uri)
     }
 }
@@ -170,6 +175,16 @@ mod tests {
         assert_eq!((uri.authority.host.as_str(), uri.authority.port), ("::1", 5673));
         assert_eq!(uri.query.heartbeat, Some(10));
         assert_eq!(config("amqp://u:p@broker/v").uri().unwrap().authority.host, "broker");
+    }
+
+    #[test]
+    fn the_largest_frame_is_that_of_the_url_or_else_that_of_the_settings() {
+        let frame_max = |url: &str| {
+            let config = BrokerConfig { frame_max_bytes: 8_192, ..config(url) };
+            config.uri().unwrap().query.frame_max
+        };
+        assert_eq!(frame_max("amqp://broker/v"), Some(8_192));
+        assert_eq!(frame_max("amqp://broker/v?frame_max=65536"), Some(65_536));
     }
 
     #[test]

@@ -111,8 +111,10 @@ async fn pause_workspace(
 ) -> Result<u64, StoreError> {
     const WORKSPACE: &str = "UPDATE workspaces SET paused_at = CASE WHEN $2::text IS NULL THEN NULL ELSE now() END, \
         paused_by = $2, paused_why = $3 WHERE workspace_id = $1";
-    const TASKS: &str = "UPDATE tasks SET workspace_paused = $2 WHERE workspace_id = $1 AND finished_at IS NULL \
-        AND workspace_paused <> $2";
+    const TASKS: &str = "UPDATE tasks t SET workspace_paused = $2 FROM ( \
+            SELECT task_id FROM tasks WHERE workspace_id = $1 AND finished_at IS NULL AND workspace_paused <> $2 \
+            ORDER BY task_id FOR NO KEY UPDATE) c \
+        WHERE t.task_id = c.task_id";
     let changed = transaction.execute(WORKSPACE, &[&workspace, &by, &why]).await?;
     transaction.execute(TASKS, &[&workspace, &by.is_some()]).await?;
     Ok(changed)

@@ -100,12 +100,15 @@ pub fn curves() -> Vec<Curve> {
     let payload = |name, bytes, expected_per_second| Point { name, bytes, expected_per_second, ..BASE };
     let both = Fill { finished: 1_000_000, waiting: 100_000, ..none };
     vec![
-        filled("waiting", "tasks waiting in the table", |waiting| Fill { waiting, ..Fill::default() }),
+        filled("waiting", "tasks waiting for a handler that no agent has", |waiting| Fill {
+            waiting,
+            ..Fill::default()
+        }),
         filled("blocked", "tasks blocked in the table", |blocked| Fill { blocked, ..Fill::default() }),
         filled("finished", "tasks finished in the table", |finished| Fill { finished, ..Fill::default() }),
         Curve {
             id: "full",
-            title: "1 million finished and 100 thousand waiting",
+            title: "1 million finished, and 100 thousand waiting for a handler that no agent has",
             points: vec![Point { name: "empty", ..BASE }, Point { name: "full", fill: both, ..BASE }],
         },
         // The same room in all, so that only their number differs.
@@ -146,10 +149,27 @@ pub async fn run(
     pace: Pace,
     say: impl Fn(&str),
 ) -> anyhow::Result<Vec<Drawn>> {
-    let origins = Origins::make(curve, services, &say).await?;
-    let mut rounds: Vec<Vec<Measured>> = vec![Vec::new(); curve.points.len()];
+    let mut origins = Origins::default();
+    let measured = measured(curve, services, pace, &mut origins, &say).await;
+    origins.close().await?;
+    Ok(draw(&measured?))
+}
+
+/// What each point gave, in the order of the rounds. Each round begins with another point.
+async fn measured(
+    curve: &Curve,
+    services: &Services,
+    pace: Pace,
+    origins: &mut Origins,
+    say: &impl Fn(&str),
+) -> anyhow::Result<Vec<Vec<Measured>>> {
+    origins.make(curve, services, say).await?;
+    let count = curve.points.len();
+    let mut rounds: Vec<Vec<Measured>> = vec![Vec::new(); count];
     for round in 0..pace.rounds {
-        for (place, (point, measured)) in curve.points.iter().zip(&mut rounds).enumerate() {
+        let first = usize::try_from(round)? % count.max(1);
+        for place in (first..count).chain(0..first) {
+            let point = &curve.points[place];
             let label = format!("round {} of {}, {}: {}", round + 1, pace.rounds, curve.title, point.name);
             let stage = origins.stage(place, services).await?;
             let one = one(point, stage, pace.seconds).await.context(label.clone())?;
@@ -158,33 +178,30 @@ pub async fn run(
                 "{label}: {:.0}/s, {:.2} CPU s per 1,000, pass {pass_ms} ms, dispatcher {:.0} MB, idle agent {:.0} MB",
                 one.per_second, one.cpu_per_1000, one.dispatcher_mb, one.idle_agent_mb
             ));
-            measured.push(one);
+            rounds[place].push(one);
         }
     }
-    origins.close().await?;
-    Ok(draw(&rounds))
+    Ok(rounds)
 }
 
 /// Where the databases of a curve come from, one for each of its points: filled once, and copied for each round. None where no point is
 /// filled.
+#[derive(Default)]
 struct Origins(Vec<Stage>);
 
 impl Origins {
-    async fn make(curve: &Curve, services: &Services, say: &impl Fn(&str)) -> anyhow::Result<Self> {
-        let mut stages = Vec::new();
-        if curve.points.iter().any(|point| point.fill != Fill::default()) {
-            for point in &curve.points {
-                say(&format!("filling, {}: {}", curve.title, point.name));
-                let stage = Stage::open(services).await?;
-                match filled_by(point, &stage).await {
-                    Ok(()) => stages.push(stage),
-                    Err(error) => {
-                        return Err(error.context(format!("logs are in {}", stage.keep_logs().display())));
-                    }
-                }
-            }
+    async fn make(&mut self, curve: &Curve, services: &Services, say: &impl Fn(&str)) -> anyhow::Result<()> {
+        if curve.points.iter().all(|point| point.fill == Fill::default()) {
+            return Ok(());
         }
-        Ok(Self(stages))
+        for point in &curve.points {
+            say(&format!("filling, {}: {}", curve.title, point.name));
+            let stage = Stage::open(services).await?;
+            let filled = filled_by(point, &stage).await;
+            self.0.push(stage);
+            filled.with_context(|| format!("filling, {}: {}", curve.title, point.name))?;
+        }
+        Ok(())
     }
 
     /// A stage for a point, given by its place.

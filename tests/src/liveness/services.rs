@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use tokio_postgres::NoTls;
 
 use super::figure::Figure;
-use super::work::{Backlog, MEASURED_WITHIN, first_end_after, seconds};
+use super::work::{Backlog, MEASURED_WITHIN, first, seconds};
 use crate::harness::scenario::{Process, Scenario};
 use crate::harness::services::{Part, Services};
 use crate::harness::wait::{Look, until};
@@ -20,8 +20,16 @@ use crate::harness::wait::{Look, until};
 const RESUMES_WITHIN: Duration = Duration::from_secs(5);
 /// An outage of minutes.
 const OUTAGE: Duration = Duration::from_secs(125);
+/// The default, which the outages are measured with.
+const LOST_AFTER: Duration = Duration::from_secs(20);
+/// A loss is in the database this long after the lost timeout at the latest.
+const LOSS_SEEN_WITHIN: Duration = Duration::from_secs(5);
 /// A login that takes longer is none.
 const LOGIN_WITHIN: Duration = Duration::from_secs(1);
+
+/// The first end of a task whose last attempt was assigned after a moment.
+const FIRST_END: &str = "SELECT min(t.finished_at) FROM tasks t JOIN attempts a ON a.task_id = t.task_id AND a.attempt = t.attempts \
+    WHERE a.assigned_at > $1";
 
 /// How a service goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,9 +82,10 @@ pub async fn outages(rounds: usize) -> anyhow::Result<Vec<Figure>> {
     let measured = try_join_all(all.map(|(&(part, what), round)| outage(part, what, round, &turn))).await?;
     let mut figures = Vec::new();
     for ((_, what), rounds) in both.into_iter().zip(measured.chunks(rounds)) {
-        let mut lost = Figure::none_of(format!("agents declared lost by {minutes} s without the {what}"));
-        let mut back =
-            Figure::seconds(format!("work resumes after {minutes} s without the {what}"), Some(bound));
+        let mut lost =
+            Figure::none_of(format!("agents declared lost by {minutes} s or more without the {what}"));
+        let name = format!("work resumes after {minutes} s or more without the {what}");
+        let mut back = Figure::seconds(name, Some(bound));
         for outage in rounds {
             lost.values.push(outage.agents_lost);
             back.values.push(outage.resumed_after);
@@ -103,8 +112,12 @@ async fn outage(part: Part, what: &str, round: usize, turn: &Mutex<()>) -> anyho
     drop(starts);
     // What is measured is what happens in this time, not whether something has.
     tokio::time::sleep(OUTAGE).await;
-    let _returns = turn.lock().await;
+    let returns = turn.lock().await;
     let resumed_after = stage.resumes().await?;
+    drop(returns);
+    // Nobody is declared lost before dispatchers have heard for a whole lost timeout: who never came back would be lost by then.
+    tokio::time::sleep(LOST_AFTER + LOSS_SEEN_WITHIN).await;
+    let _ends = turn.lock().await;
     let lost =
         stage.scenario.count("SELECT count(*) FROM agent_sessions WHERE end_reason = 'silent'").await?;
     Ok(Outage { agents_lost: lost as f64, resumed_after })
@@ -147,12 +160,13 @@ impl Stage {
         }
     }
 
-    /// Starts the service again, and gives the seconds from its first login to the next end of a task.
+    /// Starts the service again, and gives the seconds from its first login to the first end of a task that was assigned after it: the whole
+    /// way, to an agent and back.
     async fn resumes(&self) -> anyhow::Result<f64> {
         let (started, accepts_at) = tokio::join!(self.services.start_again(), self.first_login());
         started?;
         let accepts_at = accepts_at?;
-        let resumed_at = first_end_after(&self.scenario, accepts_at, MEASURED_WITHIN).await?;
+        let resumed_at = first(&self.scenario, FIRST_END, accepts_at, MEASURED_WITHIN).await?;
         Ok(seconds(accepts_at, resumed_at))
     }
 
@@ -164,9 +178,10 @@ impl Stage {
                     Part::Database => log_in(&self.scenario.database.url).await,
                 }
             };
+            let began = Utc::now();
             let login = tokio::time::timeout(LOGIN_WITHIN, login).await.context("no answer");
             Ok(match login.and_then(|login| login) {
-                Ok(()) => Look::There(Utc::now()),
+                Ok(()) => Look::There(began),
                 Err(error) => Look::NotYet(error.to_string()),
             })
         })

@@ -10,6 +10,7 @@ use switchyard_common::contract::assignment::{AgentMessage, AssignedApproval, As
 use switchyard_common::contract::control::Order;
 use switchyard_common::contract::report::{InHand, NotStarted, OutcomeEnd, ReportBody, StoppedBy};
 use switchyard_common::failure::FailureKind;
+use switchyard_worker_agent::agent::FRAME_MAX_BYTES;
 use switchyard_worker_agent::{AgentConfig, Finished};
 
 use super::support::proxy::Proxy;
@@ -36,6 +37,24 @@ async fn an_agent_says_hello_runs_what_it_is_assigned_and_acks_after_the_outcome
     assert_eq!(agent.stop().await, Finished { left_count: 0 });
     // What was not acked would be back in the queue.
     assert_eq!(bench.waiting().await, 0);
+    bench.tear_down().await;
+}
+
+#[tokio::test]
+async fn what_is_larger_than_many_frames_arrives_whole_both_ways() {
+    let mut bench = Bench::new().await;
+    let agent = bench.start();
+    let session = bench.hello().await.session;
+    let bytes = 20 * FRAME_MAX_BYTES;
+    let filler = "x".repeat(usize::try_from(bytes).unwrap());
+    let work = bench.work(session, json!({ "artifact_bytes": bytes, "filler": filler }));
+    bench.assign(&work).await;
+    let part = bench
+        .report(|body| if let ReportBody::Artifact(part) = body { Some(part.clone()) } else { None })
+        .await;
+    assert_eq!(part.part.bytes.len(), filler.len());
+    assert!(matches!(bench.outcome(&work).await.end, OutcomeEnd::Succeeded { .. }));
+    agent.stop().await;
     bench.tear_down().await;
 }
 
