@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use futures::future::try_join_all;
 use switchyard_common::guard::spawn_guarded;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use tokio_postgres::NoTls;
 
 use super::figure::Figure;
@@ -20,6 +20,8 @@ use crate::harness::wait::{Look, until};
 const RESUMES_WITHIN: Duration = Duration::from_secs(5);
 /// An outage of minutes.
 const OUTAGE: Duration = Duration::from_secs(125);
+/// Rounds that are away side by side: their programs go on trying, which takes a part of the machine.
+const AWAY_TOGETHER_MAX_COUNT: usize = 5;
 /// The default, which the outages are measured with.
 const LOST_AFTER: Duration = Duration::from_secs(20);
 /// A loss is in the database this long after the lost timeout at the latest.
@@ -69,17 +71,17 @@ pub async fn returns(rounds: usize) -> anyhow::Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// The broker and the database, away for minutes: each round on a service of its own, with programs of its own. The rounds are away side
+/// The broker and the database, away for minutes: each round on a service of its own, with programs of its own. Some rounds are away side
 /// by side. What is measured is not: one at a time starts, or comes back.
 ///
 /// # Errors
 /// As [`returns`].
 pub async fn outages(rounds: usize) -> anyhow::Result<Vec<Figure>> {
     let (minutes, bound) = (OUTAGE.as_secs(), RESUMES_WITHIN.as_secs_f64());
-    let turn = Mutex::new(());
+    let turns = Turns { away: Semaphore::new(AWAY_TOGETHER_MAX_COUNT), one: Mutex::new(()) };
     let both = [(Part::Broker, "broker"), (Part::Database, "database")];
     let all = both.iter().flat_map(|both| (0..rounds).map(move |round| (both, round)));
-    let measured = try_join_all(all.map(|(&(part, what), round)| outage(part, what, round, &turn))).await?;
+    let measured = try_join_all(all.map(|(&(part, what), round)| outage(part, what, round, &turns))).await?;
     let mut figures = Vec::new();
     for ((_, what), rounds) in both.into_iter().zip(measured.chunks(rounds)) {
         let mut lost =
@@ -95,6 +97,12 @@ pub async fn outages(rounds: usize) -> anyhow::Result<Vec<Figure>> {
     Ok(figures)
 }
 
+/// Who may be away, and who may be busy.
+struct Turns {
+    away: Semaphore,
+    one: Mutex<()>,
+}
+
 /// What a round without a service showed.
 struct Outage {
     agents_lost: f64,
@@ -103,8 +111,9 @@ struct Outage {
 }
 
 /// One round. It has its turn for the start and for the return: waiting for the second makes an outage longer, never shorter.
-async fn outage(part: Part, what: &str, round: usize, turn: &Mutex<()>) -> anyhow::Result<Outage> {
-    let starts = turn.lock().await;
+async fn outage(part: Part, what: &str, round: usize, turns: &Turns) -> anyhow::Result<Outage> {
+    let _away = turns.away.acquire().await?;
+    let starts = turns.one.lock().await;
     let mut stage = Stage::set(&format!("liveness_{what}_outage_{round}"), part).await?;
     let _programs = stage.start().await?;
     stage.flows().await?;
@@ -112,12 +121,12 @@ async fn outage(part: Part, what: &str, round: usize, turn: &Mutex<()>) -> anyho
     drop(starts);
     // What is measured is what happens in this time, not whether something has.
     tokio::time::sleep(OUTAGE).await;
-    let returns = turn.lock().await;
+    let returns = turns.one.lock().await;
     let resumed_after = stage.resumes().await?;
     drop(returns);
     // Nobody is declared lost before dispatchers have heard for a whole lost timeout: who never came back would be lost by then.
     tokio::time::sleep(LOST_AFTER + LOSS_SEEN_WITHIN).await;
-    let _ends = turn.lock().await;
+    let _ends = turns.one.lock().await;
     let lost =
         stage.scenario.count("SELECT count(*) FROM agent_sessions WHERE end_reason = 'silent'").await?;
     Ok(Outage { agents_lost: lost as f64, resumed_after })
