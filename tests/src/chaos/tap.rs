@@ -125,6 +125,11 @@ impl Copy {
         if own.contains_key(COPY_HEADER) {
             return None;
         }
+        // What no queue had, such as what went back to its publisher, no broker delivers later.
+        let AMQPValue::FieldArray(routed) = headers.inner().get("routed_queues")? else { return None };
+        if routed.as_slice().is_empty() {
+            return None;
+        }
         own.insert(COPY_HEADER.into(), AMQPValue::Boolean(true));
         properties = properties.with_headers(own).with_delivery_mode(2);
         if let Some(content_type) = text(told, "content_type") {
