@@ -52,8 +52,8 @@ load: toolchain ## 20,000 no-op tasks over 500 workspaces, beside the raw three-
 	@$(SERVICES) with target/release/load
 
 liveness: toolchain ## how long work is still when agents, dispatchers, broker or database fail; median and worst of 10 (50 minutes)
-	@cargo build --locked --bin dispatcher --bin worker-agent --bin liveness
-	@$(SERVICES) with target/debug/liveness
+	@cargo build --locked --release --bin dispatcher --bin worker-agent --bin liveness
+	@$(SERVICES) with target/release/liveness
 
 bench: toolchain ## everything side by side: Switchyard, the raw chain, the peers; writes docs/bench (half an hour; release build)
 	@tests/peers/install
