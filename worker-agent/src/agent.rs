@@ -28,9 +28,9 @@ pub const BROKER_HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// The longest delay between two tries to reconnect is at most the lost timeout divided by this.
 const RECONNECTS_PER_LOST_TIMEOUT_COUNT: u32 = 8;
-/// Largest frame on an agent's connections, in bytes (16 KiB): with the broker's own 128 KiB, buffers that stay empty are two thirds of an idle
-/// agent. Only bodies may be larger, which travel in many frames; the headers that agents and dispatchers send each other are an id of at most 128
-/// characters, a number and a trace.
+/// Largest frame on an agent's connections, in bytes (16 KiB): with the broker's own 128 KiB, the buffers of its two connections may grow to
+/// 16 MiB. Only bodies may be larger, which travel in many frames; the headers that agents and dispatchers send each other are an id of at most
+/// 128 characters, a number and a trace.
 pub const FRAME_MAX_BYTES: u32 = 16 * 1024;
 
 /// Who an agent is, where its broker is, and what it offers.
