@@ -41,7 +41,10 @@ pub async fn fill(database: &Client, fill: Fill) -> anyhow::Result<()> {
          DELETE FROM notifications; DELETE FROM agents; DELETE FROM agent_sessions; DELETE FROM replicas"
     );
     database.batch_execute(&own).await?;
-    database.batch_execute("VACUUM ANALYZE").await?;
+    // Not where nothing was filled in: the database would take tables for empty that it knows nothing of in a new installation.
+    if fill != Fill::default() {
+        database.batch_execute("VACUUM ANALYZE").await?;
+    }
     Ok(())
 }
 
