@@ -60,7 +60,7 @@ bench: toolchain ## everything side by side: Switchyard, the raw chain, the peer
 	@cargo build --locked --release --bin dispatcher --bin worker-agent --bin bench
 	@$(SERVICES) with target/release/bench --out docs/bench
 
-bench-curves: toolchain ## how throughput and cost change when tables, agents, workspaces or payloads grow (hours: some run a million tasks; release build)
+bench-curves: toolchain ## how throughput and cost change when tables, agents, workspaces or payloads grow (an hour or more; release build)
 	@cargo build --locked --release --bin dispatcher --bin worker-agent --bin bench
 	@$(SERVICES) with target/release/bench --curves --out docs/bench
 

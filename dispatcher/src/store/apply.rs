@@ -13,7 +13,6 @@ use switchyard_common::task::{
     Attempt, Context, Decision, Effect, Input, Place, Status, Subject, Task, Verdict, occupies_workspace,
     releases_workspace, transition,
 };
-
 use tokio_postgres::Row;
 
 use super::db::{Db, Transaction};
