@@ -94,8 +94,10 @@ async fn judge(
     let load = Load::start(&world.upstream.url, namespace, Arc::clone(&book), mix.cancels)?;
     let mut approvers = Approvers::new(Arc::clone(&load), dice.fork());
     let tap_way = super::way::Way::new(&world.broker.amqp_urls).await?;
+    let (namespace, tap_file) = (world.scenario.namespace.clone(), world.scenario.folder.join("tap.jsonl"));
     let tap = (mix.copies == Copies::Everything)
-        .then(|| Tap::start(&tap_way.url, world.scenario.namespace.clone(), dice.fork()));
+        .then(|| Tap::start(&tap_way.url, namespace, dice.fork(), &tap_file))
+        .transpose()?;
     if mix.consumer_timeout_ms.is_some() {
         long_tasks(&load);
     }
