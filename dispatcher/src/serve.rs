@@ -29,7 +29,7 @@ use crate::presence::settled::SharedSettled;
 use crate::readiness::{Condition, Readiness, follow_broker, follow_database, follow_queues};
 use crate::route::budget::InputsBudget;
 use crate::route::run::Router;
-use crate::store::{Db, DbConfig, Plans, StoreError, migrate};
+use crate::store::{Db, DbConfig, Plans, StoreError, growth, migrate};
 use crate::{api, dead_letters, intake, notify, pass, presence, retention, settle, sweep};
 
 /// Batches of committed assignments that may wait for routing: passes wait beyond.
@@ -144,6 +144,7 @@ async fn run_parts(context: &Context, shutdown: &Shutdown) -> Result<(), ServeEr
     supervise(&mut parts, "gauges", context, shutdown, move |_, shutdown| {
         api::gauges::run(questions.clone(), shutdown)
     });
+    supervise(&mut parts, "plans", context, shutdown, |context, shutdown| growth::run(context.db, shutdown));
     supervise(&mut parts, "dead_letters", context, shutdown, dead_letters::run::run);
     supervise(&mut parts, "intake", context, shutdown, intake::run::run);
     supervise(&mut parts, "presence", context, shutdown, presence::run::run);

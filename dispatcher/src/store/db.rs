@@ -2,12 +2,14 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
+use deadpool_postgres::{
+    Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts,
+};
 use futures::future::BoxFuture;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio_postgres::error::SqlState;
@@ -80,9 +82,38 @@ pub struct Db {
     pool: Pool,
     options: Arc<tokio_postgres::Config>,
     tls: DatabaseTls,
+    outgrown: Outgrown,
     pub(crate) steps: StepsCache,
     /// This replica.
     pub replica: Uuid,
+}
+
+/// When plans were last found to be no good any more.
+#[derive(Clone, Default)]
+struct Outgrown(Arc<std::sync::Mutex<Option<Instant>>>);
+
+impl Outgrown {
+    fn now(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether that was after the last use of a connection.
+    fn is_after(&self, used: Instant) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|outgrown| outgrown > used)
+    }
+
+    /// A connection forgets its plans when it is next used.
+    fn hook(self) -> Hook {
+        Hook::async_fn(move |client, metrics| {
+            let forgets = self.is_after(metrics.recycled.unwrap_or(metrics.created));
+            Box::pin(async move {
+                if forgets {
+                    client.batch_execute("DISCARD PLANS").await.map_err(HookError::Backend)?;
+                }
+                Ok(())
+            })
+        })
+    }
 }
 
 impl Db {
@@ -94,11 +125,13 @@ impl Db {
         options.options(format!("{OPTIONS}{}", config.plans.options()));
         let shared = Arc::new(options.clone());
         let tls = DatabaseTls { files: config.tls.clone() };
+        let outgrown = Outgrown::default();
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let manager = Manager::from_config(options, tls.clone(), recycling);
         let pool = Pool::builder(manager)
             .max_size(config.connections_max)
             .runtime(Runtime::Tokio1)
+            .pre_recycle(outgrown.clone().hook())
             .timeouts(Timeouts {
                 wait: Some(CONNECTION_WAIT_MAX),
                 create: Some(CONNECTION_WAIT_MAX),
@@ -106,7 +139,19 @@ impl Db {
             })
             .build()
             .map_err(|error| StoreError::Statement(error.to_string()))?;
-        Ok(Self { pool, options: shared, tls, steps: StepsCache::default(), replica: config.replica })
+        Ok(Self {
+            pool,
+            options: shared,
+            tls,
+            outgrown,
+            steps: StepsCache::default(),
+            replica: config.replica,
+        })
+    }
+
+    /// Every connection makes its plans anew from its next use on.
+    pub(super) fn plan_anew(&self) {
+        self.outgrown.now();
     }
 
     /// A connection outside the pool, whose messages the caller polls.

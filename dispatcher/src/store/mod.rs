@@ -11,6 +11,7 @@ pub mod counts;
 pub mod db;
 pub mod error;
 pub mod grants;
+pub mod growth;
 pub mod intake;
 pub mod left_files;
 pub mod letters;
