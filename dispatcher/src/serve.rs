@@ -144,7 +144,9 @@ async fn run_parts(context: &Context, shutdown: &Shutdown) -> Result<(), ServeEr
     supervise(&mut parts, "gauges", context, shutdown, move |_, shutdown| {
         api::gauges::run(questions.clone(), shutdown)
     });
-    supervise(&mut parts, "plans", context, shutdown, |context, shutdown| growth::run(context.db, shutdown));
+    supervise(&mut parts, "plans", context, shutdown, |context, shutdown| {
+        growth::follow(context.db, shutdown)
+    });
     supervise(&mut parts, "dead_letters", context, shutdown, dead_letters::run::run);
     supervise(&mut parts, "intake", context, shutdown, intake::run::run);
     supervise(&mut parts, "presence", context, shutdown, presence::run::run);

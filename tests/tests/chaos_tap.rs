@@ -20,8 +20,16 @@ use switchyard_tests::sim::dice::Dice;
 
 /// Longest wait for the tap, on a loaded machine: a copy comes up to four seconds late.
 const WITHIN: Duration = Duration::from_secs(60);
-/// More than are ever delivered in this test.
-const PREFETCH: u16 = 100;
+/// More than are published within that time, one for each look.
+const PREFETCH: u16 = 2_000;
+/// To a queue that is not there.
+const RETURNED: u32 = 10_000;
+/// To an exchange that has no queue for it.
+const NO_REPORT: u32 = 10_001;
+/// To an exchange that has a queue for it.
+const REPORT: u32 = 20_000;
+/// Given back to its queue when it first comes.
+const GIVEN_BACK: u32 = 20_001;
 
 /// Found by a chaos run: a returned assignment came to the agent all the same, once its queue was there again, and ran beside another
 /// task of the workspace. The default exchange is where that can happen: its traces name a queue that is not there.
@@ -60,70 +68,96 @@ async fn a_message_that_a_queue_had_comes_again_and_one_that_went_back_to_its_pu
         Ok(Look::holds(first_copied(&file)?.is_some(), || format!("{last} messages, and none was seen")))
     })
     .await?;
-    let returned = publish(DEFAULT_EXCHANGE, &gone_queue, 1_000).await?;
-    ensure!(matches!(returned, PublishOutcome::Returned { .. }), "it was not returned: {returned:?}");
-    let returned = publish(&reports, "no.such.report", 1_001).await?;
-    ensure!(matches!(returned, PublishOutcome::Returned { .. }), "it was not returned: {returned:?}");
+    for (exchange, key, number) in
+        [(DEFAULT_EXCHANGE, gone_queue.as_str(), RETURNED), (&reports, "no.such.report", NO_REPORT)]
+    {
+        let returned = publish(exchange, key, number).await?;
+        ensure!(matches!(returned, PublishOutcome::Returned { .. }), "it was not returned: {returned:?}");
+    }
     // As an agent does whose queue was deleted.
     declare(&session, &namespace.agent_queue_topology(&pool, &gone)).await?;
-    ensure!(publish(&reports, "started.default.here", 2_000).await?.is_acked(), "a message was not taken");
-    ensure!(publish(DEFAULT_EXCHANGE, &queue, 2_001).await?.is_acked(), "a message was not taken");
+    ensure!(publish(&reports, "started.default.here", REPORT).await?.is_acked(), "a message was not taken");
+    ensure!(publish(DEFAULT_EXCHANGE, &queue, GIVEN_BACK).await?.is_acked(), "a message was not taken");
 
-    let again = |numbers: std::ops::RangeInclusive<u32>| numbers.flat_map(|number| [number; 2]);
     let first = first_copied(&file)?.context("the tap has seen one")?;
-    let mut expected: Vec<u32> = (1..first).chain(again(first..=last)).chain([2_001; 2]).collect();
+    let twice = (first..=last).flat_map(|number| [number; 2]);
+    // Delivered, delivered again, and its copy.
+    let mut expected: Vec<u32> = (1..first).chain(twice).chain([GIVEN_BACK; 3]).collect();
     expected.sort_unstable();
     ensure!(numbers(&mut agent, expected.len()).await? == expected, "not what the agent's queue had, twice");
-    ensure!(numbers(&mut dispatcher, 2).await? == [2_000; 2], "not what the dispatcher's queue had, twice");
+    ensure!(numbers(&mut dispatcher, 2).await? == [REPORT; 2], "not what the dispatcher's queue had, twice");
     // Each was seen by now, what was returned as well: none of that has a copy on its way.
     let seen = seen(&file)?;
-    let of = |number: u32| seen.iter().filter(move |(seen, _, _)| *seen == number);
-    for number in [1_000, 1_001] {
-        ensure!(of(number).count() == 1, "{number} was seen {} times", of(number).count());
-        ensure!(
-            of(number).all(|(_, moment, copied)| *moment == Moment::Published && !copied),
-            "{number} comes again"
-        );
+    let of = |number: u32| -> Vec<(Moment, bool)> {
+        seen.iter()
+            .filter(|seen| seen.number == number && !seen.is_copy)
+            .map(|seen| (seen.moment, seen.comes_again))
+            .collect()
+    };
+    for number in [RETURNED, NO_REPORT] {
+        ensure!(of(number) == [(Moment::Published, false)], "{number} was seen as {:?}", of(number));
     }
-    let copies = u64::try_from(seen.iter().filter(|(_, _, copied)| *copied).count())?;
+    let given_back = [(Moment::Published, false), (Moment::Delivered, true), (Moment::Delivered, false)];
+    ensure!(of(GIVEN_BACK) == given_back, "what was given back was seen as {:?}", of(GIVEN_BACK));
+    let copies = u64::try_from(seen.iter().filter(|seen| seen.comes_again).count())?;
     until("every copy is counted", WITHIN, async || {
         Ok(Look::holds(tap.copied() == copies, || format!("{} of {copies}", tap.copied())))
     })
     .await?;
-    tap.stop();
+    tap.stop()?;
     let counts = queue_counts(&session, &gone_queue).await?.context("the queue is away")?;
     ensure!(counts.messages == 0, "the queue that was not there has {} messages", counts.messages);
     Ok(())
 }
 
-/// The numbers of the next so many deliveries, sorted.
+/// The numbers of the next so many deliveries, sorted. One of them is given back when it first comes.
 async fn numbers(events: &mut ConsumerStream, count: usize) -> anyhow::Result<Vec<u32>> {
     let mut found = Vec::new();
     while found.len() < count {
         let event = tokio::time::timeout(WITHIN, events.next()).await;
         let event = event.with_context(|| format!("{found:?} was delivered, and nothing more"))?;
         if let ConsumerEvent::Delivery(incoming) = event.context("the subscription is over")? {
-            found.push(serde_json::from_slice(&incoming.message.body)?);
-            ensure!(incoming.acker.ack().await == AckResult::Sent, "an ack was not sent");
+            let number = serde_json::from_slice(&incoming.message.body)?;
+            let settled = if number == GIVEN_BACK && !found.contains(&number) {
+                incoming.acker.nack(true).await
+            } else {
+                incoming.acker.ack().await
+            };
+            ensure!(settled == AckResult::Sent, "a delivery was not settled");
+            found.push(number);
         }
     }
     found.sort_unstable();
     Ok(found)
 }
 
-/// Of each message that the tap saw: its number, when that was, whether a copy follows.
-fn seen(file: &Path) -> anyhow::Result<Vec<(u32, Moment, bool)>> {
+/// A line of the tap's file.
+struct Seen {
+    number: u32,
+    moment: Moment,
+    is_copy: bool,
+    comes_again: bool,
+}
+
+/// What the tap saw.
+fn seen(file: &Path) -> anyhow::Result<Vec<Seen>> {
     let text = std::fs::read_to_string(file)?;
     let mut found = Vec::new();
     // The last line may be half written.
     for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
-        if let What::Seen { moment, copy_in_ms, body, .. } = serde_json::from_str::<Line>(line)?.what {
-            found.push((serde_json::from_value(body)?, moment, copy_in_ms.is_some()));
+        if let What::Seen { moment, is_copy, copy_in_ms, body, .. } = serde_json::from_str::<Line>(line)?.what
+        {
+            found.push(Seen {
+                number: serde_json::from_value(body)?,
+                moment,
+                is_copy,
+                comes_again: copy_in_ms.is_some(),
+            });
         }
     }
     Ok(found)
 }
 
 fn first_copied(file: &Path) -> anyhow::Result<Option<u32>> {
-    Ok(seen(file)?.into_iter().find(|(_, _, copied)| *copied).map(|(number, _, _)| number))
+    Ok(seen(file)?.into_iter().find(|seen| seen.comes_again).map(|seen| seen.number))
 }

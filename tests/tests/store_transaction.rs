@@ -115,12 +115,13 @@ async fn a_plan_that_reads_a_table_whole_because_it_was_empty_is_made_anew_once_
     let (seed, mut planned) = (Seed::new(&database.db), Planned::default());
     let prepared = "SELECT count(*) FROM pg_prepared_statements WHERE name LIKE 'batched_%'";
     {
-        // Of one or two rows a page, so that a few tasks fill many.
-        let few_in_a_page =
-            ["tasks", "attempts"].map(|table| format!("ALTER TABLE {table} SET (fillfactor = 10)")).join(";");
+        // Of one or two rows a page, so that a few tasks fill many, and left alone by autovacuum.
         let connection = database.db.connection().await.unwrap();
-        connection.batch_execute(&few_in_a_page).await.unwrap();
-        connection.batch_execute("VACUUM ANALYZE").await.unwrap();
+        for table in ["tasks", "attempts"] {
+            let set = format!("ALTER TABLE {table} SET (fillfactor = 10, autovacuum_enabled = false)");
+            connection.batch_execute(&set).await.unwrap();
+            connection.batch_execute(&format!("VACUUM ANALYZE {table}")).await.unwrap();
+        }
         prepare_batches(&connection).await;
         assert!(
             !astray(&connection).await.is_empty(),

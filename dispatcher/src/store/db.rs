@@ -25,6 +25,8 @@ use super::tls::{self, DatabaseStream, DatabaseTls};
 
 /// Longest wait for a free connection, and for a new one to be made.
 const CONNECTION_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Longest time from the pool's question whether a connection's plans are good to its note that it was taken: nothing happens in between.
+const OUTGROWN_MARGIN: Duration = Duration::from_millis(100);
 /// Times that a transaction is repeated when it meets another one.
 const CONTENTION_REPEATS_MAX: u32 = 20;
 
@@ -50,7 +52,8 @@ pub struct DbConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Plans {
     /// By index only, for the dispatcher's own work: every batch names its rows. A plan that was made while a table was small and kept
-    /// for a prepared statement would otherwise read the whole table until its rows are counted again.
+    /// for a prepared statement would otherwise read the whole table until its rows are counted again; where it has counted none, it
+    /// reads a whole index, for which see [`growth`](super::growth).
     ByIndex,
     /// As the database sees fit, for people's questions and the audit.
     Free,
@@ -93,22 +96,27 @@ pub struct Db {
 struct Outgrown(Arc<std::sync::Mutex<Option<Instant>>>);
 
 impl Outgrown {
+    /// The pool notes the use of a connection a little after it has asked [`hook`](Self::hook): who is asked meanwhile is asked again.
     fn now(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + OUTGROWN_MARGIN);
     }
 
-    /// Whether that was after the last use of a connection.
-    fn is_after(&self, used: Instant) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|outgrown| outgrown > used)
+    /// Whether that was after a connection was last taken out of the pool.
+    fn is_after(&self, taken: Instant) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|outgrown| outgrown > taken)
     }
 
-    /// A connection forgets its plans when it is next used.
+    /// A connection forgets its plans when it is next taken. One that does not answer is closed, and the pool takes another.
     fn hook(self) -> Hook {
         Hook::async_fn(move |client, metrics| {
             let forgets = self.is_after(metrics.recycled.unwrap_or(metrics.created));
             Box::pin(async move {
                 if forgets {
-                    client.batch_execute("DISCARD PLANS").await.map_err(HookError::Backend)?;
+                    let forgotten = client.batch_execute("DISCARD PLANS");
+                    match tokio::time::timeout(CONNECTION_WAIT_MAX, forgotten).await {
+                        Ok(answer) => answer.map_err(HookError::Backend)?,
+                        Err(_) => return Err(HookError::message("no answer to DISCARD PLANS")),
+                    }
                 }
                 Ok(())
             })

@@ -1,9 +1,12 @@
 //! Tables that grow, and plans that were made while they were small.
 //!
 //! The database makes the plan of a prepared statement once and keeps it ([`super::Plans::ByIndex`]). Of a table that was analyzed while
-//! it was empty, or had a few rows, it rightly reads all rows for each batch, and would still do so when there are a hundred thousand,
-//! until autovacuum counts them anew: a minute or two into the first load after a quiet night. So it is told to forget its plans whenever
-//! a table has become twice as large. It takes the size of a table as it is when it plans, whatever it counted before.
+//! it was empty it rightly reads all rows for each batch, and would still do so when there are a hundred thousand, until autovacuum counts
+//! them anew: a minute or two into the first load of an installation. So it is told to forget its plans whenever a table has become twice
+//! as large: it then takes the pages that the table has, at the rows per page that it counted, or that fit where it counted none.
+//!
+//! What that does not help: a table of many pages in which few rows were counted, as after retention, is planned for as a small one
+//! until autovacuum has counted again.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -47,12 +50,20 @@ impl Planned {
     }
 }
 
-/// Looks until shutdown. A database that is away has no plans either: whoever probes it tells of it.
-pub async fn run(db: Db, shutdown: Shutdown) {
-    let mut planned = Planned::default();
+/// Looks until shutdown.
+pub async fn follow(db: Db, shutdown: Shutdown) {
+    let (mut planned, mut told) = (Planned::default(), false);
     loop {
-        if let Err(error) = look(&db, &mut planned).await {
-            tracing::debug!(%error, "the sizes of tables cannot be read now");
+        match look(&db, &mut planned).await {
+            Ok(()) => told = false,
+            // A database that is away has no plans either, and whoever probes it tells of it.
+            Err(error) if error.is_transient() || told => {
+                tracing::debug!(%error, "sizes of tables cannot be read now")
+            }
+            Err(error) => {
+                told = true;
+                tracing::warn!(%error, "sizes of tables cannot be read: plans are kept until autovacuum has counted");
+            }
         }
         if !shutdown.sleep(PERIOD).await {
             return;
@@ -76,7 +87,7 @@ pub async fn look(db: &Db, planned: &mut Planned) -> Result<(), StoreError> {
 
 async fn sizes(db: &Db) -> Result<Sizes, StoreError> {
     const SIZES: &str = "SELECT relname::text, pg_relation_size(oid) FROM pg_class \
-        WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace";
+        WHERE relkind = 'r' AND relnamespace <> 'pg_catalog'::regnamespace AND pg_table_is_visible(oid)";
     let client = db.connection().await?;
     let rows = client.query(&client.prepare_cached(SIZES).await?, &[]).await?;
     // A table that is being dropped has no size.

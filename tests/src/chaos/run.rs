@@ -105,8 +105,9 @@ async fn judge(
         strike_all(asked, world, strikes),
         work(asked, world, &load, &mut approvers, &mut dice, broken_for),
     );
-    let copies = tap.map_or(0, Tap::stop);
+    let copies = tap.map_or(Ok(0), Tap::stop);
     let mut surprises = world.ended_by_themselves().await;
+    surprises.extend(copies.as_ref().err().map(ToString::to_string));
     surprises.extend(struck.iter().filter_map(|(_, told)| told.strip_prefix("FAILED: ").map(str::to_owned)));
     world.heal().await?;
     (asked.say)(&format!("{}: everything is mended, waiting for rest", mix.name));
@@ -138,7 +139,7 @@ async fn judge(
         counts,
         findings,
         strikes: struck,
-        copies,
+        copies: copies.unwrap_or_default(),
         folder: world.scenario.folder.display().to_string(),
     })
 }

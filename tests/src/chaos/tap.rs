@@ -1,19 +1,21 @@
 //! Copies of every message, later than what was sent after them: the broker shows what passes through it (its tracer), and the tap
-//! publishes it again after a drawn delay. So every event, report, assignment and order comes twice, and out of order.
+//! publishes it again after a drawn delay. So every event, report, assignment and order comes twice, and out of order; only while the tap
+//! itself is away, nothing does.
 //!
 //! Only what a queue has had comes again: no broker delivers later what it has returned to its publisher. Of what is published to an
 //! exchange with bindings the tracer tells the queues that got it. The default exchange routes by name alone, and the tracer names the
-//! queue whether it is there or not (seen on 3.10.8): of what goes there, the delivery is what is copied.
+//! queue whether it is there or not (seen on 3.10.8): of what goes there, the first delivery is what is copied.
 //!
 //! What it saw and what it sent is in a file of its own: a run that only a copy began can be told from one that the system began.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use anyhow::ensure;
 use futures::StreamExt as _;
 use lapin::message::Delivery;
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions, QueueBindOptions, QueueDeclareOptions};
@@ -45,7 +47,7 @@ const AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// One line of the tap's file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Line {
-    /// The message: its number among those that the tap saw.
+    /// What the tap saw, by the order in which it did: a message has a number for its publish and one for each delivery.
     pub number: u64,
     /// When, by the clock of the handlers' ledger ([`boot_now_ns`]).
     pub at_ns: u64,
@@ -66,6 +68,14 @@ pub enum What {
         exchange: String,
         /// With this routing key.
         routing_key: String,
+        /// The queue that it was delivered from.
+        queue: Option<String>,
+        /// What its publisher calls it.
+        message_id: Option<String>,
+        /// Whether it is a copy.
+        is_copy: bool,
+        /// Whether it had been delivered before.
+        is_redelivered: bool,
         /// When its copy will be sent, in milliseconds from now; none when it gets none.
         copy_in_ms: Option<u64>,
         /// What it says; null if that is no JSON.
@@ -87,7 +97,7 @@ pub enum Moment {
 
 /// The tap. It ends with this value.
 pub struct Tap {
-    copied: Arc<AtomicU64>,
+    wire: Wire,
     running: GuardedTask<()>,
 }
 
@@ -98,24 +108,29 @@ impl Tap {
     /// When the file cannot be written to.
     pub fn start(amqp_url: &str, namespace: Namespace, dice: Dice, file: &Path) -> anyhow::Result<Self> {
         let file = OpenOptions::new().create(true).append(true).open(file)?;
-        let copied = Arc::new(AtomicU64::new(0));
         let config = BrokerConfig::new(Secret::new(amqp_url), "chaos-tap");
-        let wire =
-            Wire { namespace, seen: Arc::default(), copied: Arc::clone(&copied), file: Arc::new(file) };
-        let running = spawn_guarded("chaos-tap", run(config, wire, dice));
-        Ok(Self { copied, running })
+        let (seen, copied, failed) = (Arc::default(), Arc::default(), Arc::default());
+        let wire = Wire { namespace, seen, copied, failed, file: Arc::new(file) };
+        let running = spawn_guarded("chaos-tap", run(config, wire.clone(), dice));
+        Ok(Self { wire, running })
     }
 
     /// Copies so far.
     #[must_use]
     pub fn copied(&self) -> u64 {
-        self.copied.load(Ordering::Relaxed)
+        self.wire.copied.load(Ordering::Relaxed)
     }
 
-    /// No more copies from now on, but those that are on their way.
-    pub fn stop(self) -> u64 {
+    /// No more copies from now on, but those that are on their way. Gives how many there were.
+    ///
+    /// # Errors
+    /// When there was none, or not everything could be written down.
+    pub fn stop(self) -> anyhow::Result<u64> {
         self.running.abort();
-        self.copied()
+        let failed = self.wire.failed.get();
+        ensure!(failed.is_none(), "the tap could not write: {}", failed.map_or("", String::as_str));
+        ensure!(self.copied() > 0, "the tap has copied nothing");
+        Ok(self.copied())
     }
 }
 
@@ -125,21 +140,30 @@ struct Wire {
     namespace: Namespace,
     seen: Arc<AtomicU64>,
     copied: Arc<AtomicU64>,
+    /// The first failure to write.
+    failed: Arc<OnceLock<String>>,
     file: Arc<File>,
 }
 
 impl Wire {
-    fn write(&self, number: u64, what: What) -> anyhow::Result<()> {
-        let mut line = serde_json::to_string(&Line { number, at_ns: boot_now_ns()?, what })?;
-        line.push('\n');
-        // One write a line: copies are sent side by side.
-        Ok((&*self.file).write_all(line.as_bytes())?)
+    fn write(&self, number: u64, what: What) {
+        let written = || {
+            let mut line = serde_json::to_string(&Line { number, at_ns: boot_now_ns()?, what })?;
+            line.push('\n');
+            // One write a line: copies are sent side by side.
+            anyhow::Ok((&*self.file).write_all(line.as_bytes())?)
+        };
+        if let Err(error) = written() {
+            self.failed.get_or_init(|| error.to_string());
+        }
     }
 
-    async fn send(&self, number: u64, copy: Message, channel: &Channel) -> anyhow::Result<()> {
-        copy.publish(channel).await?;
-        self.copied.fetch_add(1, Ordering::Relaxed);
-        self.write(number, What::Copied)
+    async fn send(&self, number: u64, copy: Message, channel: &Channel) {
+        // The connection may have ended: then there is no copy.
+        if copy.publish(channel).await.is_ok() {
+            self.copied.fetch_add(1, Ordering::Relaxed);
+            self.write(number, What::Copied);
+        }
     }
 }
 
@@ -171,13 +195,12 @@ async fn copy_all(session: &Session, wire: &Wire, dice: &mut Dice) -> anyhow::Re
         let Some((message, trace)) = Message::of(delivery?, &wire.namespace) else { continue };
         let number = wire.seen.fetch_add(1, Ordering::Relaxed);
         let copy_in_ms = message.is_copied(&trace).then(|| dice.below(LATE_MAX_MS));
-        wire.write(number, message.seen(trace.moment, copy_in_ms))?;
+        wire.write(number, message.seen(trace, copy_in_ms));
         let Some(copy_in_ms) = copy_in_ms else { continue };
         let (channel, wire) = (channel.clone(), wire.clone());
         drop(spawn_guarded("chaos-copy", async move {
             tokio::time::sleep(Duration::from_millis(copy_in_ms)).await;
-            // The connection may have ended: then there is no copy.
-            let _unless_the_connection_ended = wire.send(number, message, &channel).await;
+            wire.send(number, message, &channel).await;
         }));
     }
     Ok(())
@@ -189,18 +212,20 @@ struct Trace {
     /// Whether it went to any queue, as far as its exchange knows.
     is_routed: bool,
     is_redelivered: bool,
+    /// Where it was delivered from.
+    queue: Option<String>,
 }
 
 impl Trace {
     fn of(routing_key: &ShortString, headers: &FieldTable) -> Self {
-        let moment =
-            if routing_key.as_str().starts_with(DELIVERED) { Moment::Delivered } else { Moment::Published };
+        let queue = routing_key.as_str().strip_prefix(DELIVERED).map(str::to_owned);
+        let moment = if queue.is_some() { Moment::Delivered } else { Moment::Published };
         let queues = match headers.inner().get("routed_queues") {
             Some(AMQPValue::FieldArray(queues)) => queues.as_slice(),
             _ => &[],
         };
         let is_redelivered = headers.inner().get("redelivered") == Some(&AMQPValue::LongInt(1));
-        Self { moment, is_routed: !queues.is_empty(), is_redelivered }
+        Self { moment, is_routed: !queues.is_empty(), is_redelivered, queue }
     }
 }
 
@@ -210,10 +235,11 @@ struct Message {
     routing_key: ShortString,
     properties: BasicProperties,
     body: Vec<u8>,
+    is_copy: bool,
 }
 
 impl Message {
-    /// The message that a trace tells of, if it is one of the namespace and no copy itself. It is marked as the copy that it will be.
+    /// The message that a trace tells of, if it is one of the namespace. It is marked as the copy that it may become.
     fn of(trace: Delivery, namespace: &Namespace) -> Option<(Self, Trace)> {
         let headers = trace.properties.headers().as_ref()?;
         let exchange = text(headers, "exchange_name")?;
@@ -230,9 +256,7 @@ impl Message {
         if let Some(AMQPValue::FieldTable(told)) = told.inner().get("headers") {
             own = told.clone();
         }
-        if own.contains_key(COPY_HEADER) {
-            return None;
-        }
+        let is_copy = own.contains_key(COPY_HEADER);
         let told_of = Trace::of(&trace.routing_key, headers);
         own.insert(COPY_HEADER.into(), AMQPValue::Boolean(true));
         properties = properties.with_headers(own).with_delivery_mode(2);
@@ -245,24 +269,29 @@ impl Message {
         if let Some(kind) = text(told, "type") {
             properties = properties.with_type(kind.into());
         }
-        let message =
-            Self { exchange: exchange.into(), routing_key: routing_key.into(), properties, body: trace.data };
-        Some((message, told_of))
+        let (exchange, routing_key) = (exchange.into(), routing_key.into());
+        Some((Self { exchange, routing_key, properties, body: trace.data, is_copy }, told_of))
     }
 
     /// Each message once: what goes by name when it is first delivered, everything else when it is published to some queue.
     fn is_copied(&self, trace: &Trace) -> bool {
-        match trace.moment {
-            Moment::Published => self.exchange.as_str() != DEFAULT_EXCHANGE && trace.is_routed,
-            Moment::Delivered => self.exchange.as_str() == DEFAULT_EXCHANGE && !trace.is_redelivered,
-        }
+        let goes_by_name = self.exchange.as_str() == DEFAULT_EXCHANGE;
+        let is_the_moment = match trace.moment {
+            Moment::Published => !goes_by_name && trace.is_routed,
+            Moment::Delivered => goes_by_name && !trace.is_redelivered,
+        };
+        is_the_moment && !self.is_copy
     }
 
-    fn seen(&self, moment: Moment, copy_in_ms: Option<u64>) -> What {
+    fn seen(&self, trace: Trace, copy_in_ms: Option<u64>) -> What {
         What::Seen {
-            moment,
+            moment: trace.moment,
             exchange: self.exchange.to_string(),
             routing_key: self.routing_key.to_string(),
+            queue: trace.queue,
+            message_id: self.properties.message_id().as_ref().map(ToString::to_string),
+            is_copy: self.is_copy,
+            is_redelivered: trace.is_redelivered,
             copy_in_ms,
             body: serde_json::from_slice(&self.body).unwrap_or_default(),
         }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::PoisonError;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use nix::sys::signal::Signal;
 use switchyard_common::contract::ids::{AgentId, PoolId};
 use tokio::sync::Mutex;
@@ -141,13 +141,17 @@ impl World {
         Ok(())
     }
 
-    /// The broker copies every message that is published to an exchange that the tap listens to. It forgets this when it restarts.
+    /// The broker shows every message to whoever listens, as the tap does. Each node has to be told, for the channels that are open at it
+    /// (`rabbitmqctl trace_on` tells one), and forgets it when it restarts. A node that does not answer is stopped by a signal, and
+    /// remembers.
     ///
     /// # Errors
     /// When it cannot be told.
     pub async fn trace(&self) -> anyhow::Result<()> {
+        const EACH_NODE: &str = "[rpc:call(Node, rabbit_trace, start, [<<\"switchyard\">>], 5000) || Node <- rabbit_nodes:all_running()].";
         if self.copies == Copies::Everything {
-            self.broker.ctl(&["trace_on", "-p", "switchyard"]).await?;
+            let told = self.broker.ctl(&["eval", EACH_NODE]).await?;
+            ensure!(told.contains("ok"), "no node shows what passes through it: {told}");
         }
         Ok(())
     }
