@@ -115,7 +115,7 @@ async fn judge(
     let resolved = rest(world, &book, &mut approvers).await?;
     surprises.extend(probe(asked, world, &load).await?);
     load.stop();
-    let (queues, in_hand) = quiet(world).await?;
+    let Left { queues, kept, in_hand } = quiet(world).await?;
     let rest_s = mended.elapsed().as_secs();
     surprises.extend(world.ended_by_themselves().await);
     surprises.extend(panics(world)?);
@@ -140,6 +140,7 @@ async fn judge(
         findings,
         strikes: struck,
         copies: copies.unwrap_or_default(),
+        kept,
         folder: world.scenario.folder.display().to_string(),
     })
 }
@@ -270,20 +271,36 @@ async fn probe(asked: &Asked, world: &World, load: &Arc<Load>) -> anyhow::Result
 
 type Named = Vec<(String, u64)>;
 
+/// What is there once nothing should be. All are zero if all is well.
+struct Left {
+    /// Ready and unacknowledged messages, by queue.
+    queues: Named,
+    /// Dead letters that the broker has not heard to be where they belong, by the queue that it keeps them in. Nobody can be given them.
+    kept: Named,
+    /// Whether an agent has anything in hand.
+    in_hand: Named,
+}
+
+impl Left {
+    fn is_nothing(&self) -> bool {
+        [&self.queues, &self.kept, &self.in_hand].into_iter().flatten().all(|(_, count)| *count == 0)
+    }
+}
+
 /// What is left in queues and in agents' hands once nothing should be.
-async fn quiet(world: &World) -> anyhow::Result<(Named, Named)> {
+async fn quiet(world: &World) -> anyhow::Result<Left> {
     let begun = Instant::now();
     loop {
-        let (queues, in_hand) = (queues(world).await?, in_hand(world).await?);
+        let (queues, kept) = queues(world).await?;
+        let left = Left { queues, kept, in_hand: in_hand(world).await? };
         let letters = "SELECT count(*) FROM dead_letters WHERE logged_at IS NULL";
         let open_letters = u64::try_from(world.scenario.count(letters).await?)?;
-        let quiet = queues.iter().chain(&in_hand).all(|(_, count)| *count == 0) && open_letters == 0;
-        if quiet {
-            return Ok((queues, in_hand));
+        if left.is_nothing() && open_letters == 0 {
+            return Ok(left);
         }
         if begun.elapsed() > DRAINED_WITHIN {
             keep_broker(world).await?;
-            return Ok((queues, in_hand));
+            return Ok(left);
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
@@ -297,8 +314,10 @@ async fn keep_broker(world: &World) -> anyhow::Result<()> {
             "-p",
             "switchyard",
             "name",
+            "messages",
             "messages_ready",
             "messages_unacknowledged",
+            "messages_dlx",
             "leader",
             "consumers",
         ],
@@ -320,17 +339,35 @@ async fn keep_broker(world: &World) -> anyhow::Result<()> {
     Ok(std::fs::write(world.scenario.folder.join("broker-left.txt"), told)?)
 }
 
-/// Ready and unacknowledged messages of every queue of the namespace.
-async fn queues(world: &World) -> anyhow::Result<Named> {
-    let listed = world.broker.ctl(&["-q", "list_queues", "-p", "switchyard", "name", "messages"]).await?;
+/// Of every queue of the namespace: ready and unacknowledged messages, and those that are counted beyond them.
+async fn queues(world: &World) -> anyhow::Result<(Named, Named)> {
+    const COUNTS: [&str; 8] = [
+        "-q",
+        "list_queues",
+        "-p",
+        "switchyard",
+        "name",
+        "messages",
+        "messages_ready",
+        "messages_unacknowledged",
+    ];
+    let listed = world.broker.ctl(&COUNTS).await?;
     let prefix = format!("{}.", world.scenario.namespace);
-    let one = |line: &str| {
-        let (name, count) = line.split_once('\t')?;
-        let name = name.strip_prefix(&prefix)?;
+    let (mut left, mut kept) = (Named::new(), Named::new());
+    for line in listed.lines() {
+        let mut columns = line.split('\t');
+        let Some(name) = columns.next().and_then(|name| name.strip_prefix(&prefix)) else { continue };
         // Signs of life come all the time.
-        (!name.starts_with("presence.")).then(|| (name.to_owned(), count.trim().parse().unwrap_or(0)))
-    };
-    Ok(listed.lines().filter_map(one).collect())
+        if name.starts_with("presence.") {
+            continue;
+        }
+        // A queue without a leader has no counts.
+        let mut count = || columns.next().and_then(|count| count.trim().parse::<u64>().ok()).unwrap_or(0);
+        let (all, in_reach) = (count(), count() + count());
+        left.push((name.to_owned(), in_reach));
+        kept.push((name.to_owned(), all.saturating_sub(in_reach)));
+    }
+    Ok((left, kept))
 }
 
 async fn in_hand(world: &World) -> anyhow::Result<Named> {

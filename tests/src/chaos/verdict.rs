@@ -35,6 +35,9 @@ pub struct Verdict {
     pub strikes: Vec<(Strike, String)>,
     /// Messages that came again.
     pub copies: u64,
+    /// Dead letters that the broker kept to the end although it had nobody to give them to, by the queue that it kept them in. Each one
+    /// that should have come and did not is a finding.
+    pub kept: Vec<(String, u64)>,
     /// Where everything is.
     pub folder: String,
 }
@@ -103,6 +106,14 @@ pub fn table(verdicts: &[Verdict]) -> String {
         rows.push(row);
     }
     let mut text = aligned(&rows);
+    for one in verdicts {
+        for (queue, count) in one.kept.iter().filter(|(_, count)| *count > 0) {
+            text.push_str(&format!(
+                "\n{} --seed {}: the broker keeps {count} dead letters in {queue} (docs/adr/messages-that-stay-behind.md)\n",
+                one.mix, one.seed
+            ));
+        }
+    }
     for one in verdicts.iter().filter(|one| !one.holds()) {
         text.push_str(&format!(
             "\n{} --seed {} does NOT hold: {} findings\n",
