@@ -46,6 +46,8 @@ pub enum Rule {
     Cancel,
     /// An agent was declared lost although nothing kept it from being heard.
     LostAgent,
+    /// A handler of an exclusive task ran when its agent had been declared lost: what runs in its place could have met it.
+    Outlived,
     /// `dispatcher audit`.
     Audit,
     /// A message was left in a queue.
@@ -104,6 +106,7 @@ pub fn check(evidence: &Evidence) -> (Counts, Vec<Finding>) {
     findings.extend(duplicated(&evidence.runs));
     findings.extend(evidence.tasks.iter().filter_map(|task| ended(task, &index)));
     findings.extend(evidence.attempts.iter().filter_map(|attempt| succeeded_without_doing(attempt, &index)));
+    findings.extend(outlived(evidence));
     findings.extend(letters(&index));
     findings.extend(cancels(evidence));
     findings.extend(at_rest(evidence));
@@ -197,6 +200,25 @@ fn overlaps(runs: &[Run]) -> (Vec<Finding>, usize) {
         }
     }
     (found, own)
+}
+
+/// An agent that is not heard has ended what may not run elsewhere before a dispatcher declares it lost (protocol C3). That nothing met
+/// is luck if not.
+fn outlived(evidence: &Evidence) -> Vec<Finding> {
+    let silent: BTreeMap<&str, &SilentRow> =
+        evidence.silent.iter().map(|silent| (silent.session.as_str(), silent)).collect();
+    let lost: BTreeMap<(&str, u64), &SilentRow> = evidence
+        .attempts
+        .iter()
+        .filter_map(|one| Some(((one.task.as_str(), one.attempt), *silent.get(one.session.as_str())?)))
+        .collect();
+    let one = |run: &Run| {
+        let silent = lost.get(&(run.task.as_str(), run.attempt)).filter(|silent| run.to_ns > silent.at_ns)?;
+        let (session, at_ns) = (&silent.session, silent.at_ns);
+        let told = format!("{} ran on, its session {session} was declared silent at {at_ns}", tell(run));
+        Some(finding(Rule::Outlived, told))
+    };
+    evidence.runs.iter().filter(|run| run.kind == EXCLUSIVE_KIND).filter_map(one).collect()
 }
 
 fn tell(run: &Run) -> String {

@@ -57,6 +57,7 @@ fn attempt(task: &str, number: u64, step: &str) -> AttemptRow {
         task: task.into(),
         attempt: number,
         step: step.into(),
+        session: format!("of {task}#{number}"),
         repeatable: step != ONCE,
         outcome: Some("succeeded".into()),
         revoked: false,
@@ -140,6 +141,20 @@ fn runs_of_two_tasks_or_two_steps_that_meet_in_a_workspace_are_overlaps() {
     let mut evidence = good();
     evidence.runs[1].from_ns = evidence.runs[0].to_ns - 1;
     assert_eq!(broken(&evidence), Rule::Overlap);
+}
+
+#[test]
+fn an_exclusive_handler_that_runs_when_its_agent_was_declared_lost_has_outlived_it() {
+    let mut evidence = good();
+    evidence.excused.silence = Silence::Always;
+    let ended_ns = evidence.runs[0].to_ns;
+    let session = evidence.attempts[0].session.clone();
+    evidence.silent = vec![SilentRow { session, at_ns: ended_ns, ..silent(1) }];
+    assert_eq!(check(&evidence).1, [], "it had ended");
+    evidence.silent[0].at_ns = ended_ns - 1;
+    assert_eq!(broken(&evidence), Rule::Outlived);
+    evidence.runs[0].kind = "plan".into();
+    assert_eq!(check(&evidence).1, [], "it may run beside others");
 }
 
 #[test]
@@ -246,7 +261,7 @@ fn at_rest_nothing_may_be_left_anywhere_and_no_agent_have_been_lost_for_nothing(
 }
 
 fn silent(at_ms: i64) -> SilentRow {
-    SilentRow { session: "s".into(), agent: "agent-1".into(), seen_ms: 0, at_ms }
+    SilentRow { session: "s".into(), agent: "agent-1".into(), seen_ms: 0, at_ms, at_ns: 0 }
 }
 
 #[test]

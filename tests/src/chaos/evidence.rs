@@ -63,6 +63,8 @@ pub struct SilentRow {
     pub seen_ms: i64,
     /// When it was ended, in milliseconds since the epoch.
     pub at_ms: i64,
+    /// The same, in nanoseconds since the machine booted, as the ledger has it.
+    pub at_ns: u64,
 }
 
 /// One process of an agent. Times are in milliseconds since the epoch.
@@ -104,6 +106,8 @@ pub struct AttemptRow {
     pub attempt: u64,
     /// Its step.
     pub step: String,
+    /// The session of the agent that it was assigned to.
+    pub session: String,
     /// Whether the step may run again.
     pub repeatable: bool,
     /// How it ended; none while it is open.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::Context as _;
+use chrono::Utc;
 use serde_json::Value;
 use switchyard_common::task::Status;
 use switchyard_dispatcher::store::view::{self, TaskFilter};
@@ -12,6 +13,8 @@ use super::evidence::{AttemptRow, Evidence, LetterRow, SilentRow, TaskRow};
 use super::ledger;
 use super::load::SOURCE;
 use super::world::{Actor, World};
+
+const NS_PER_MS: u64 = 1_000_000;
 
 /// Columns of a dead letter that say where its failure happened. A letter that lacks one explains less than it should.
 const CONTEXT: [&str; 12] = [
@@ -63,7 +66,7 @@ impl World {
     }
 
     async fn attempt_rows(&self) -> anyhow::Result<Vec<AttemptRow>> {
-        let sql = "SELECT a.task_id, a.attempt, a.step_name, a.repeatable, a.outcome, a.revoke_requested_at IS NOT NULL AS revoked, \
+        let sql = "SELECT a.task_id, a.attempt, a.step_name, a.session::text, a.repeatable, a.outcome, a.revoke_requested_at IS NOT NULL AS revoked, \
                 coalesce(a.assigned_at > t.cancel_requested_at, false) AND a.revoke_requested_at IS NULL AS after_cancel \
             FROM attempts a JOIN tasks t ON t.task_id = a.task_id ORDER BY t.seq, a.attempt";
         let rows = self.scenario.database.db.connection().await?.query(sql, &[]).await?;
@@ -73,6 +76,7 @@ impl World {
                     task: row.get("task_id"),
                     attempt: u64::try_from(row.get::<_, i32>("attempt"))?,
                     step: row.get("step_name"),
+                    session: row.get("session"),
                     repeatable: row.get("repeatable"),
                     outcome: row.get("outcome"),
                     revoked: row.get("revoked"),
@@ -87,11 +91,21 @@ impl World {
                 (extract(epoch FROM ended_at) * 1000)::bigint AS at_ms \
             FROM agent_sessions WHERE end_reason = 'silent' ORDER BY ended_at";
         let rows = self.scenario.database.db.connection().await?.query(sql, &[]).await?;
-        let row = |row: &Row| SilentRow {
-            session: row.get("session"),
-            agent: row.get("agent_id"),
-            seen_ms: row.get("seen_ms"),
-            at_ms: row.get("at_ms"),
+        // The database has the clock of this machine.
+        let (now_ms, now_ns) = (Utc::now().timestamp_millis(), ledger::boot_now_ns()?);
+        let booted_at = |at_ms: i64| {
+            let ago_ms = u64::try_from(now_ms - at_ms).unwrap_or(0);
+            now_ns.saturating_sub(ago_ms * NS_PER_MS)
+        };
+        let row = |row: &Row| {
+            let at_ms = row.get("at_ms");
+            SilentRow {
+                session: row.get("session"),
+                agent: row.get("agent_id"),
+                seen_ms: row.get("seen_ms"),
+                at_ms,
+                at_ns: booted_at(at_ms),
+            }
         };
         Ok(rows.iter().map(row).collect())
     }
