@@ -51,7 +51,7 @@ load: toolchain ## 20,000 no-op tasks over 500 workspaces, beside the raw three-
 	@cargo build --locked --release --bin dispatcher --bin worker-agent --bin load
 	@$(SERVICES) with target/release/load
 
-liveness: toolchain ## how long work is still when agents, dispatchers, broker or database fail; median and worst of 10 (50 minutes)
+liveness: toolchain ## how long work is still when agents, dispatchers, broker or database fail; median and worst of 10 (half an hour)
 	@cargo build --locked --release --bin dispatcher --bin worker-agent --bin liveness
 	@$(SERVICES) with target/release/liveness
 
