@@ -1,4 +1,8 @@
 //! How statements travel and how the database finds rows, on a real PostgreSQL.
+#![expect(
+    clippy::unwrap_used,
+    reason = "all of this is tests; clippy exempts only the test functions themselves"
+)]
 
 use switchyard_dispatcher::store::StoreError;
 use switchyard_dispatcher::store::growth::{self, Planned};
