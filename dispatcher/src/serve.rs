@@ -23,12 +23,14 @@ use uuid::Uuid;
 
 use crate::config::Config;
 use crate::context::Context;
+use crate::pass::Assigner;
 use crate::pass::Wake;
 use crate::presence::replicas::Beats;
 use crate::presence::settled::SharedSettled;
 use crate::readiness::{Condition, Readiness, follow_broker, follow_database, follow_queues};
 use crate::route::budget::InputsBudget;
 use crate::route::run::Router;
+use crate::store::route::Committed;
 use crate::store::{Db, DbConfig, Plans, StoreError, growth, migrate};
 use crate::{api, dead_letters, intake, notify, pass, presence, retention, settle, sweep};
 
@@ -128,6 +130,11 @@ async fn run_parts(context: &Context, shutdown: &Shutdown) -> Result<(), ServeEr
     }
     let (to_route, handed_over) = mpsc::channel(TO_ROUTE_MAX_COUNT);
     supervise_routing(&mut parts, context, handed_over, shutdown);
+    let assigner = Assigner {
+        wake: context.wake.clone(),
+        to_route: to_route.clone(),
+        assignments: context.assignments.state(),
+    };
     supervise(&mut parts, "pass", context, shutdown, move |context, shutdown| {
         pass::run::run(context.db, context.wake, to_route.clone(), context.assignments.state(), shutdown)
     });
@@ -148,7 +155,9 @@ async fn run_parts(context: &Context, shutdown: &Shutdown) -> Result<(), ServeEr
         growth::follow(context.db, shutdown)
     });
     supervise(&mut parts, "dead_letters", context, shutdown, dead_letters::run::run);
-    supervise(&mut parts, "intake", context, shutdown, intake::run::run);
+    supervise(&mut parts, "intake", context, shutdown, move |context, shutdown| {
+        intake::run::run(context, assigner.clone(), shutdown)
+    });
     supervise(&mut parts, "presence", context, shutdown, presence::run::run);
     supervise(&mut parts, "retire", context, shutdown, presence::retire::run);
     supervise(&mut parts, "sweep", context, shutdown, sweep::run::run);
@@ -246,7 +255,7 @@ fn supervise<F>(
 fn supervise_routing(
     parts: &mut Supervisor,
     context: &Context,
-    handed_over: mpsc::Receiver<Vec<switchyard_common::contract::assignment::AttemptKey>>,
+    handed_over: mpsc::Receiver<Vec<Committed>>,
     shutdown: &Shutdown,
 ) {
     let router = Router {

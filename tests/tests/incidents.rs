@@ -32,7 +32,7 @@ fn task_id(text: &str) -> TaskId {
 
 async fn pass(database: &TestDatabase) -> Vec<String> {
     let report = run_once(&database.db, &PoolId::new("default").expect("a pool")).await.expect("a pass");
-    report.assigned.iter().map(|key| key.task_id.to_string()).collect()
+    report.assigned.iter().map(|committed| committed.key.task_id.to_string()).collect()
 }
 
 /// A `plan_and_apply` whose plan left one file, as settling stores it, and that waits for approval.

@@ -24,7 +24,7 @@ use switchyard_dispatcher::presence::replicas::beat_once;
 use switchyard_dispatcher::route::budget::InputsBudget;
 use switchyard_dispatcher::route::run::Router;
 use switchyard_dispatcher::store::Db;
-use switchyard_dispatcher::store::route::{Publish, claim_resends, contents};
+use switchyard_dispatcher::store::route::{Committed, Publish, claim_resends, contents};
 use switchyard_tests::harness::cut::Cut;
 use switchyard_tests::harness::scenario::Scenario;
 use switchyard_tests::harness::scenario::world::AMQP_URL_VARIABLE;
@@ -96,7 +96,7 @@ impl Stage {
 
 /// A replica that does nothing but route.
 struct Routing {
-    handed_over: mpsc::Sender<Vec<AttemptKey>>,
+    handed_over: mpsc::Sender<Vec<Committed>>,
     publisher: Publisher,
     task: GuardedTask<()>,
 }
@@ -140,7 +140,7 @@ async fn a_replica_that_was_taken_over_sends_nothing() {
     let claimed = claim_resends(&other, &[Publish::first(taken.clone())]).await.unwrap();
     assert_eq!(claimed, [Publish { key: taken.clone(), publish_no: 2 }]);
     let routing = Routing::start(&stage, &mine, &broker(&broker_url())).await;
-    routing.handed_over.send(vec![taken.clone(), kept]).await.unwrap();
+    routing.handed_over.send(vec![taken.clone().into(), kept.into()]).await.unwrap();
     stage.sent(1).await;
     routing.end().await;
     assert_eq!(stage.waiting().await, 1, "only what is still its own");
@@ -157,7 +157,7 @@ async fn a_publish_that_waited_too_long_is_claimed_anew_before_it_is_sent() {
     let key = stage.assigned("t").await;
     stage.seed().execute("UPDATE attempts SET published_at = now() - interval '1 min'", &[]).await;
     let routing = Routing::start(&stage, &db, &broker(&broker_url())).await;
-    routing.handed_over.send(vec![key.clone()]).await.unwrap();
+    routing.handed_over.send(vec![key.clone().into()]).await.unwrap();
     stage.sent(1).await;
     routing.end().await;
     assert!(stage.publish_no(&key).await > 1, "the number grows before anything is sent");
@@ -195,7 +195,7 @@ async fn inputs_that_take_longer_to_read_than_an_assignment_may_wait_are_sent() 
     let key = assigned_apply(&stage, "t", 9).await;
     db.connection().await.unwrap().batch_execute(SLOW_PARTS).await.unwrap();
     let routing = Routing::start(&stage, &db, &broker(&broker_url())).await;
-    routing.handed_over.send(vec![key.clone()]).await.unwrap();
+    routing.handed_over.send(vec![key.clone().into()]).await.unwrap();
     stage.sent(2).await;
     routing.end().await;
     stage.end().await;
@@ -219,7 +219,7 @@ async fn large_inputs_of_one_batch_are_read_and_sent_one_after_the_other() {
     // Neither is too old for this batch, however slow the machine is.
     stage.seed().execute("UPDATE attempts SET published_at = now() + interval '1 h'", &[]).await;
     let routing = Routing::start(&stage, &db, &broker(&broker_url())).await;
-    routing.handed_over.send(vec![first, second]).await.unwrap();
+    routing.handed_over.send(vec![first.into(), second.into()]).await.unwrap();
     stage.sent(2).await;
     holder.batch_execute("SELECT pg_advisory_unlock(1)").await.unwrap();
     stage.sent(4).await;
@@ -240,7 +240,7 @@ async fn no_copy_is_sent_while_the_connection_of_an_unconfirmed_publish_lives() 
     };
     let routing = Routing::start(&stage, &db, &config).await;
     cut.hold_answers(true);
-    routing.handed_over.send(vec![key.clone()]).await.unwrap();
+    routing.handed_over.send(vec![key.clone().into()]).await.unwrap();
     let state = routing.publisher.state();
     until("the connection is given up", WAIT, async || {
         let first = matches!(*state.borrow(), ConnectionState::Up { generation: 1 });

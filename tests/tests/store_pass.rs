@@ -25,7 +25,7 @@ fn pool() -> PoolId {
 
 async fn assigned(database: &TestDatabase) -> Vec<String> {
     let report = run_once(&database.db, &pool()).await.expect("a pass");
-    report.assigned.iter().map(|key| key.task_id.to_string()).collect()
+    report.assigned.iter().map(|committed| committed.key.task_id.to_string()).collect()
 }
 
 #[tokio::test]
@@ -302,7 +302,7 @@ async fn another_publish_has_another_number_before_it_is_sent_and_only_one_repli
     let database = TestDatabase::new().await;
     store_one(&database.db, submission("t", "w", "plan", json!({}))).await;
     Seed::new(&database.db).agent("default", "worker-0").await;
-    let key = run_once(&database.db, &pool()).await.unwrap().assigned.remove(0);
+    let key = run_once(&database.db, &pool()).await.unwrap().assigned.remove(0).key;
     let first = [Publish::first(key.clone())];
     let second = [Publish { key: key.clone(), publish_no: 2 }];
     let other = database.another_replica();

@@ -26,9 +26,10 @@ use super::command::{Admitted, Rejection, Verdict};
 use super::deliveries::is_alone;
 use crate::context::Context;
 use crate::dead_letters::event_ids::EventIds;
+use crate::pass::Assigner;
 use crate::settle::put_back::PutBack;
 use crate::store::StoreError;
-use crate::store::intake::{IntakeRules, Stored, store_tried};
+use crate::store::intake::{IntakeRules, Stored, store_with};
 use crate::store::letters::{About, EventLetter, record_event};
 
 /// Events that the broker hands out ahead of their acks, in messages.
@@ -67,16 +68,17 @@ impl Event {
 }
 
 /// Consumes events until shutdown. What is in hand then is finished; what is held goes back to the broker with its channel.
-pub async fn run(context: Context, shutdown: Shutdown) {
+pub async fn run(context: Context, assigner: Assigner, shutdown: Shutdown) {
     let events =
         context.consumers.subscribe(Subscription::new(context.namespace.events_queue(), PREFETCH_COUNT));
     let put_back = PutBack::new("intake", HELD_MAX_COUNT, events.handle());
-    let intake = Intake { context, events, held: VecDeque::new(), put_back };
+    let intake = Intake { context, assigner, events, held: VecDeque::new(), put_back };
     intake.run(shutdown).await;
 }
 
 pub(super) struct Intake {
     pub(super) context: Context,
+    assigner: Assigner,
     events: ConsumerStream,
     held: VecDeque<Event>,
     /// Events about a row that this replica cannot read.
@@ -185,10 +187,16 @@ impl Intake {
             _ => None,
         };
         let mut told = false;
+        let mut idle = self.assigner.idle_pools();
         loop {
-            let stored = catch_panic(store_tried(&self.context.db, &admitted, rules, trial)).await;
+            let stored = catch_panic(store_with(&self.context.db, &admitted, rules, &idle, trial)).await;
             let stored = stored.unwrap_or_else(|panic| Err(StoreError::Panicked(panic.to_string())));
             match stored {
+                // It may have been the assignment that failed: nothing is held against the event before it is stored without.
+                Err(error) if !idle.is_empty() && !error.is_transient() => {
+                    tracing::warn!(%error, events = admitted.len(), "events could not be stored and assigned at once; storing alone");
+                    idle.clear();
+                }
                 // What is wrong with the database or the program is not the event's fault: it waits, however long that takes.
                 Err(error) if error.is_transient() || (admitted.len() == 1 && !error.is_of_the_row()) => {
                     if !std::mem::replace(&mut told, true) {
@@ -211,6 +219,9 @@ impl Intake {
 
     /// After the commit: ack, answer, wake; reject and hold what the store said so of.
     async fn settle(&mut self, good: Vec<Event>, stored: Stored, shutdown: &Shutdown) {
+        if let Some(at_once) = stored.at_once {
+            self.assigner.committed(at_once).await;
+        }
         for pool in &stored.pools {
             self.context.wake.pool(pool);
         }

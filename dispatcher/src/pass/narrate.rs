@@ -5,6 +5,7 @@ use switchyard_common::contract::ids::PoolId;
 use super::once::{Outcome, PassEnd};
 use crate::schedule::SkipReason;
 use crate::store::StoreError;
+use crate::store::route::Committed;
 
 pub(super) fn begins(pool: &PoolId) {
     tracing::info!(%pool, "pass begins");
@@ -15,7 +16,7 @@ pub(super) fn ends(pool: &PoolId, outcome: &Outcome) {
         tracing::info!(%pool, decision = "busy", reason = "another replica runs a pass over this pool", "pass ends");
         return;
     }
-    for (placement, key) in &outcome.assigned {
+    for (placement, Committed { key, .. }) in &outcome.assigned {
         if placement.exclusive {
             exclusive(pool, placement, key);
         } else {

@@ -3,13 +3,16 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use switchyard_common::contract::assignment::AttemptKey;
-use switchyard_common::contract::ids::{AgentRef, LeaseToken, PoolId, TaskId};
-use switchyard_common::task::{AssignTo, Input};
+use switchyard_common::contract::ids::{LeaseToken, PoolId, TaskId};
+use switchyard_common::task::Input;
 use uuid::Uuid;
 
 use super::narrate;
-use crate::schedule::{AgentView, Detail, Placement, Plan, PoolView, Snapshot, classes_with_capacity, plan};
+use crate::schedule::{
+    AgentView, ClassLimit, Detail, Placement, Plan, PoolView, Snapshot, classes_with_capacity, plan,
+};
+use crate::store::intake::AtOnce;
+use crate::store::route::Committed;
 use crate::store::{Applied, Applier, Db, Named, StoreError, Transaction, pass};
 
 /// How a pass ended.
@@ -22,22 +25,23 @@ pub enum PassEnd {
 }
 
 /// What a pass did.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PassReport {
     /// How it ended.
     pub end: PassEnd,
     /// Committed assignments, to be published now.
-    pub assigned: Vec<AttemptKey>,
+    pub assigned: Vec<Committed>,
     /// Candidates were cut at a limit: there may be more to place at once.
     pub more: bool,
+    /// Nothing is left waiting, as far as was looked: what comes next may be assigned at once (protocol E5).
+    pub idle: bool,
 }
 
 /// Runs one pass. Begin and end are logged as an unconditional pair: the absence of "begins" is itself a diagnosis.
 pub async fn run_once(db: &Db, pool: &PoolId) -> Result<PassReport, StoreError> {
     narrate::begins(pool);
     let began = Instant::now();
-    let result =
-        db.transaction(|transaction| async move { in_transaction(db, &transaction, pool).await }).await;
+    let result = run(db, pool).await;
     metrics::histogram!("switchyard_pass_seconds").record(began.elapsed().as_secs_f64());
     match &result {
         Ok(outcome) => narrate::ends(pool, outcome),
@@ -46,17 +50,34 @@ pub async fn run_once(db: &Db, pool: &PoolId) -> Result<PassReport, StoreError> 
     result.map(Outcome::into_report)
 }
 
+/// Locks nothing, and so commits nothing, when nothing waits: at low load, that is most passes. Tasks in the middle of a transaction of
+/// somebody else's are the business of the wake-up that follows it (protocol E3).
+async fn run(db: &Db, pool: &PoolId) -> Result<Outcome, StoreError> {
+    let waiting = pass::look_waiting(db, pool).await?;
+    if !waiting.any {
+        return Ok(Outcome { end: PassEnd::Done, agents: waiting.agents, idle: true, ..Outcome::busy() });
+    }
+    db.transaction(|transaction| async move { in_transaction(db, &transaction, pool).await }).await
+}
+
 /// A pass with everything that its log lines tell.
 pub(super) struct Outcome {
     pub(super) end: PassEnd,
     pub(super) plan: Plan,
-    pub(super) assigned: Vec<(Placement, AttemptKey)>,
+    pub(super) assigned: Vec<(Placement, Committed)>,
     pub(super) refused: Vec<Applied>,
     pub(super) agents: usize,
     pub(super) more: bool,
+    pub(super) idle: bool,
 }
 
 impl Outcome {
+    /// What intake has assigned in its own transaction.
+    pub(super) fn at_once(AtOnce { agents, plan, assigned, .. }: AtOnce) -> Self {
+        let assigned = plan.placements.iter().cloned().zip(assigned).collect();
+        Self { end: PassEnd::Done, plan, assigned, agents, ..Self::busy() }
+    }
+
     fn busy() -> Self {
         Self {
             end: PassEnd::Busy,
@@ -65,14 +86,16 @@ impl Outcome {
             refused: Vec::new(),
             agents: 0,
             more: false,
+            idle: false,
         }
     }
 
-    fn into_report(self) -> PassReport {
+    pub(super) fn into_report(self) -> PassReport {
         PassReport {
             end: self.end,
-            assigned: self.assigned.into_iter().map(|(_, key)| key).collect(),
+            assigned: self.assigned.into_iter().map(|(_, committed)| committed).collect(),
             more: self.more,
+            idle: self.idle,
         }
     }
 }
@@ -119,6 +142,12 @@ async fn round(
     let Assigned { assigned, refused, poison } = assign(db, transaction, pool, &plan).await?;
     // A decision that was refused leaves its place free: look again. So does a candidate limit that was reached in full.
     let cut = classes.iter().any(|class| class.limit == crate::schedule::capacity::CANDIDATES_MAX_COUNT);
+    // Of every class there were fewer than could be placed, and none is left over.
+    let fewer = |limit: &ClassLimit| {
+        let of_class = snapshot.candidates.iter().filter(|candidate| candidate.class == limit.class);
+        u32::try_from(of_class.count()).is_ok_and(|count| count < limit.limit)
+    };
+    outcome.idle = plan.unplaced.is_empty() && !classes.is_empty() && classes.iter().all(fewer);
     outcome.more |= !refused.is_empty() || (cut && found > 0 && !assigned.is_empty());
     outcome.agents = snapshot.agents.len();
     outcome.plan = plan;
@@ -131,7 +160,7 @@ async fn round(
 #[derive(Default)]
 struct Assigned {
     /// Committed with the transaction.
-    assigned: Vec<(Placement, AttemptKey)>,
+    assigned: Vec<(Placement, Committed)>,
     /// Decisions that the transition function refused.
     refused: Vec<Applied>,
     /// Tasks that the database refused to read or to write.
@@ -205,17 +234,16 @@ async fn assign_together(
     let inputs: Vec<Named> = placements.iter().map(|placement| named(pool, placement)).collect();
     let loading =
         Applier::load_to_assign(db, transaction, placements.iter().map(|placement| &placement.task_id));
-    let ((), mut applier) = futures::try_join!(opening, loading)?;
+    let ((), (mut applier, mut said)) = futures::try_join!(opening, loading)?;
     let by_task: HashMap<&TaskId, &Placement> =
         placements.iter().map(|placement| (&placement.task_id, placement)).collect();
     let mut all = Assigned { assigned: Vec::with_capacity(inputs.len()), ..Assigned::default() };
     for input in &inputs {
         let applied = applier.decide(input);
-        let key = applied.after().and_then(|subject| {
-            Some(AttemptKey { task_id: subject.task.id.clone(), attempt: subject.attempt.as_ref()?.number })
-        });
-        match (key, by_task.get(&input.task_id)) {
-            (Some(key), Some(placement)) => all.assigned.push(((*placement).clone(), key)),
+        let said = said.remove(&input.task_id).flatten();
+        let committed = applied.after().and_then(|subject| Committed::of(subject, said, transaction.since()));
+        match (committed, by_task.get(&input.task_id)) {
+            (Some(committed), Some(placement)) => all.assigned.push(((*placement).clone(), committed)),
             (Some(_) | None, _) => all.refused.push(applied),
         }
     }
@@ -227,11 +255,6 @@ fn named(pool: &PoolId, placement: &Placement) -> Named {
     Named {
         task_id: placement.task_id.clone(),
         attempt: None,
-        input: Input::Assign(AssignTo {
-            agent: AgentRef { pool: pool.clone(), agent: placement.agent.clone() },
-            pod: placement.pod.clone(),
-            session: placement.session,
-            lease: LeaseToken(Uuid::new_v4()),
-        }),
+        input: Input::Assign(placement.to(pool, LeaseToken(Uuid::new_v4()))),
     }
 }

@@ -13,8 +13,8 @@ use tokio::sync::{Notify, mpsc, watch};
 use super::broker_gate::BrokerGate;
 use super::once::{PassEnd, PassReport, run_once};
 use super::wake::Wake;
+use crate::store::route::Committed;
 use crate::store::{Db, pass};
-use switchyard_common::contract::assignment::AttemptKey;
 
 /// Longest time between two passes over a pool.
 pub const PERIOD: Duration = Duration::from_secs(1);
@@ -24,7 +24,7 @@ const BUSY_WAIT: Duration = Duration::from_millis(5);
 const FAILED_WAIT: Duration = Duration::from_millis(500);
 
 /// Where committed assignments go: bounded, so that passes wait when routing cannot keep up.
-pub type ToRoute = mpsc::Sender<Vec<AttemptKey>>;
+pub type ToRoute = mpsc::Sender<Vec<Committed>>;
 
 /// Keeps a ticker for every pool until shutdown. A ticker that panics is started anew. `assignments` is the connection on which what
 /// passes commit is sent: while it is down they are left to other replicas.
@@ -64,6 +64,7 @@ async fn keep_tickers(db: &Db, wake: &Wake, to_route: &ToRoute, gate: &BrokerGat
 fn start(db: &Db, wake: &Wake, to_route: &ToRoute, gate: &BrokerGate, shutdown: &Shutdown, pool: PoolId) {
     let ticker = Ticker {
         db: db.clone(),
+        wake: wake.clone(),
         woken: wake.handle(&pool),
         to_route: to_route.clone(),
         gate: gate.clone(),
@@ -86,6 +87,7 @@ fn comes_back(end: PassEnd, more: bool) -> Option<Duration> {
 
 struct Ticker {
     db: Db,
+    wake: Wake,
     woken: Arc<Notify>,
     to_route: ToRoute,
     gate: BrokerGate,
@@ -118,6 +120,7 @@ impl Ticker {
     }
 
     async fn after(&self, report: PassReport) {
+        self.wake.note_idle(&self.pool, report.idle);
         if !report.assigned.is_empty() && self.to_route.send(report.assigned).await.is_err() {
             tracing::error!(pool = %self.pool, "routing has ended; another replica will publish what was assigned");
         }

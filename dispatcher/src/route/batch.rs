@@ -13,17 +13,26 @@ use super::message::messages;
 use super::prepare::{Prepared, Span, publish_of};
 use super::run::Router;
 use super::slices::slices;
-use crate::store::route::{Content, Dispatch, Publish, contents, input_parts, renew};
+use crate::store::route::{Committed, Content, Dispatch, Fresh, Publish, contents, input_parts, renew};
 use crate::store::{self, Named};
 
 /// Wait before a batch is read again when the database is away.
 pub(super) const STORE_WAIT: Duration = Duration::from_millis(500);
 
 /// What is to be published, and how often this replica has published it, this time included.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Job {
     pub(super) publish: Publish,
     pub(super) tries: u32,
+    /// The message, where it need not be read.
+    pub(super) fresh: Option<Box<Fresh>>,
+}
+
+impl Job {
+    /// The first publish of what was just committed.
+    pub(super) fn first(committed: Committed) -> Self {
+        Self { publish: Publish::first(committed.key), tries: 1, fresh: committed.fresh }
+    }
 }
 
 /// What came of a batch: what is to be published again, and when; what was confirmed.
@@ -48,10 +57,9 @@ impl Router {
     pub(super) async fn publish(&self, jobs: Vec<Job>) -> BatchEnd {
         let keys: Vec<AttemptKey> = jobs.iter().map(|job| job.publish.key.clone()).collect();
         let mut end = BatchEnd { keys, ..BatchEnd::default() };
-        let (contents, asked_at) = self.read(&jobs).await;
-        note_not_sent(jobs.len() - contents.len());
         let tries_of: HashMap<AttemptKey, u32> =
-            jobs.into_iter().map(|job| (job.publish.key, job.tries)).collect();
+            jobs.iter().map(|job| (job.publish.key.clone(), job.tries)).collect();
+        let (contents, asked_at) = self.contents(jobs).await;
         let mut turns = Vec::with_capacity(contents.len());
         for content in contents {
             let tries = tries_of.get(&content.assignment.key()).copied().unwrap_or(1);
@@ -129,20 +137,43 @@ impl Router {
         }
     }
 
-    /// Reads contents until the database answers, and says when it was asked: the assignments are committed, so they must go out, here
-    /// or from another replica.
-    async fn read(&self, jobs: &[Job]) -> (Vec<Content>, Instant) {
-        let publishes: Vec<Publish> = jobs.iter().map(|job| job.publish.clone()).collect();
+    /// What is to be sent, and the moment that ages are counted to. What was handed over with its message is not read; the rest is, until
+    /// the database answers: the assignments are committed, so they must go out, here or from another replica.
+    async fn contents(&self, jobs: Vec<Job>) -> (Vec<Content>, Instant) {
+        let mut fresh = Vec::with_capacity(jobs.len());
+        let mut unread = Vec::new();
+        for job in jobs {
+            match job.fresh {
+                Some(known) => fresh.push(*known),
+                None => unread.push(job.publish),
+            }
+        }
+        let (mut contents, asked_at) = self.read(&unread).await;
+        note_not_sent(unread.len() - contents.len());
+        let known = |Fresh { assignment, since }| Content {
+            age: asked_at.saturating_duration_since(since),
+            inputs_of: None,
+            assignment,
+        };
+        contents.extend(fresh.into_iter().map(known));
+        (contents, asked_at)
+    }
+
+    /// Reads contents, and says when the database was asked.
+    async fn read(&self, publishes: &[Publish]) -> (Vec<Content>, Instant) {
+        if publishes.is_empty() {
+            return (Vec::new(), Instant::now());
+        }
         loop {
             let asked_at = Instant::now();
-            match contents(&self.db, &publishes).await {
+            match contents(&self.db, publishes).await {
                 Ok(contents) => return (contents, asked_at),
                 Err(error) if error.is_transient() => {
                     tracing::warn!(%error, "assignments cannot be read; trying again");
                     tokio::time::sleep(STORE_WAIT).await;
                 }
                 Err(error) => {
-                    tracing::error!(%error, count = jobs.len(), "assignments cannot be read");
+                    tracing::error!(%error, count = publishes.len(), "assignments cannot be read");
                     return (Vec::new(), asked_at);
                 }
             }

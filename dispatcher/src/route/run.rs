@@ -16,7 +16,7 @@ use super::budget::InputsBudget;
 use super::decide::{CONFIRM_RECORD_AFTER, FORGOTTEN_AFTER, REPLICA_STALE_AFTER};
 use crate::pass::Wake;
 use crate::store::Db;
-use crate::store::route::{Publish, claim_resends, orphaned, record_confirms, unconfirmed_own};
+use crate::store::route::{Committed, Publish, claim_resends, orphaned, record_confirms, unconfirmed_own};
 
 /// Batches of assignments that are published at the same time.
 const BATCHES_IN_FLIGHT_MAX: usize = 32;
@@ -69,7 +69,7 @@ impl Books {
 
 impl Router {
     /// Publishes what passes hand over, until shutdown is requested and everything handed over is settled with the broker.
-    pub async fn run(self, mut handed_over: mpsc::Receiver<Vec<AttemptKey>>, shutdown: Shutdown) {
+    pub async fn run(self, mut handed_over: mpsc::Receiver<Vec<Committed>>, shutdown: Shutdown) {
         let mut in_flight = FuturesUnordered::new();
         let mut books = Books::default();
         let mut ticker = tokio::time::interval(TICK);
@@ -78,9 +78,8 @@ impl Router {
             let has_room = in_flight.len() < BATCHES_IN_FLIGHT_MAX;
             tokio::select! {
                 batch = handed_over.recv(), if has_room => match batch {
-                    Some(keys) => {
-                        let first = |key| Job { publish: Publish::first(key), tries: 1 };
-                        let jobs: Vec<Job> = keys.into_iter().map(first).collect();
+                    Some(committed) => {
+                        let jobs: Vec<Job> = committed.into_iter().map(Job::first).collect();
                         books.begins(&jobs);
                         in_flight.push(self.publish(jobs));
                     }
@@ -141,7 +140,10 @@ impl Router {
                         .find(|(_, publish, _)| publish.key == *key)
                         .map_or(1, |(_, _, tries)| tries + 1)
                 };
-                claimed.into_iter().map(|publish| Job { tries: tries(&publish.key), publish }).collect()
+                claimed
+                    .into_iter()
+                    .map(|publish| Job { tries: tries(&publish.key), publish, fresh: None })
+                    .collect()
             }
             Err(error) => {
                 tracing::warn!(%error, "repeated publishes cannot be claimed; they are tried again");

@@ -1,6 +1,9 @@
 //! Who gets what: candidates in order, each to the least-loaded agent that may take it.
 
-use switchyard_common::contract::ids::{AgentId, SessionId, TaskId, WorkspaceId};
+use switchyard_common::contract::ids::{
+    AgentId, AgentRef, LeaseToken, PoolId, SessionId, TaskId, WorkspaceId,
+};
+use switchyard_common::task::AssignTo;
 
 use super::snapshot::{AgentView, Candidate, SkipReason, Snapshot};
 
@@ -32,6 +35,19 @@ pub struct Placement {
     pub rank: i64,
     /// The other agents and why each was skipped, as far as [`Detail`] asks for it.
     pub skipped: Vec<(AgentId, SkipReason)>,
+}
+
+impl Placement {
+    /// The assignment that this is in `pool`, under a new lease.
+    #[must_use]
+    pub fn to(&self, pool: &PoolId, lease: LeaseToken) -> AssignTo {
+        AssignTo {
+            agent: AgentRef { pool: pool.clone(), agent: self.agent.clone() },
+            pod: self.pod.clone(),
+            session: self.session,
+            lease,
+        }
+    }
 }
 
 /// A candidate that no agent can take.

@@ -20,6 +20,7 @@ use super::error::StoreError;
 use super::letters::{self, AttemptLetter};
 use super::locks;
 use super::reports::{self, Facts};
+use super::route::Said;
 use super::rows::{self, TASK_COLUMNS};
 use super::save::{self, ChangedAttempt, ChangedTask};
 
@@ -109,20 +110,23 @@ impl<'a> Applier<'a> {
     }
 
     /// The same for assignments. They take nothing from their workspaces that another task may have, and release nothing, so the rows of
-    /// workspaces are left to those that do: intake and settle would wait for every pass (protocol E2).
+    /// workspaces are left to those that do: intake and settle would wait for every pass (protocol E2). With what each assignment says
+    /// beyond the state of its task.
     pub(crate) async fn load_to_assign(
         db: &'a Db,
         transaction: &'a Transaction,
         tasks: impl Iterator<Item = &TaskId>,
-    ) -> Result<Self, StoreError> {
+    ) -> Result<(Self, HashMap<TaskId, Option<Said>>), StoreError> {
         let concerned: Vec<_> = tasks.map(|task_id| (task_id, None)).collect();
         let ids = distinct(&concerned);
         let (now, tasks, attempts) = futures::try_join!(
             transaction.now(),
-            locks::tasks(transaction, &ids),
+            locks::tasks_to_assign(transaction, &ids),
             locks::attempts(transaction, &concerned)
         )?;
-        Self::of_rows(db, transaction, now, (&tasks, &attempts))
+        let applier = Self::of_rows(db, transaction, now, (&tasks, &attempts))?;
+        let said = tasks.iter().map(rows::said).collect::<Result<_, _>>()?;
+        Ok((applier, said))
     }
 
     /// The same for inputs that are still to be made, of tasks and the attempts that are named (none = the open one); of tasks that

@@ -217,6 +217,8 @@ type Answer<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
 /// first polled, without waiting for each other's answers, and the database runs them in that order.
 pub struct Transaction {
     connection: Option<Object>,
+    /// A moment before it began at the database.
+    since: tokio::time::Instant,
     /// Whether the transaction has begun at the database. Held by the statement that is about to be sent.
     begun: Mutex<bool>,
 }
@@ -225,7 +227,12 @@ impl Transaction {
     /// Nothing is sent yet: `BEGIN` travels with the first statement.
     fn begin(connection: Object) -> Self {
         // From here on a drop closes the connection: it may be inside a transaction.
-        Self { connection: Some(connection), begun: Mutex::new(false) }
+        Self { connection: Some(connection), since: tokio::time::Instant::now(), begun: Mutex::new(false) }
+    }
+
+    /// A moment before the transaction's time.
+    pub(crate) const fn since(&self) -> tokio::time::Instant {
+        self.since
     }
 
     fn client(&self) -> Result<&Object, StoreError> {

@@ -8,6 +8,7 @@ use tokio_postgres::Row;
 
 use super::db::Transaction;
 use super::error::StoreError;
+use super::route::SAID_MAX_BYTES;
 use super::rows::{self, ATTEMPT_COLUMNS, TASK_COLUMNS};
 use super::save;
 
@@ -19,6 +20,26 @@ pub(super) async fn tasks(transaction: &Transaction, ids: &[&str]) -> Result<Vec
 pub(super) fn tasks_sql() -> String {
     format!(
         "SELECT {TASK_COLUMNS} FROM tasks t WHERE t.task_id = ANY($1) ORDER BY t.task_id FOR NO KEY UPDATE OF t"
+    )
+}
+
+/// The same for tasks that are to be assigned, each with what its assignment says beyond its state.
+pub(super) async fn tasks_to_assign(transaction: &Transaction, ids: &[&str]) -> Result<Vec<Row>, StoreError> {
+    transaction.query(&tasks_to_assign_sql(), &[&ids]).await
+}
+
+/// The restore epoch.
+const EPOCH: &str = "SELECT f.epoch FROM fence f WHERE f.only_row";
+
+/// Reads the restore epoch (protocol G).
+pub(super) async fn epoch(transaction: &Transaction) -> Result<i64, StoreError> {
+    Ok(transaction.query_one(EPOCH, &[]).await?.get(0))
+}
+
+pub(super) fn tasks_to_assign_sql() -> String {
+    format!(
+        "SELECT {TASK_COLUMNS}, t.traceparent, CASE WHEN pg_column_size(t.payload) <= {SAID_MAX_BYTES} THEN t.payload END AS payload, ({EPOCH}) AS epoch \
+         FROM tasks t WHERE t.task_id = ANY($1) ORDER BY t.task_id FOR NO KEY UPDATE OF t"
     )
 }
 

@@ -132,6 +132,39 @@ fn candidate(row: &Row) -> Result<Candidate, StoreError> {
     })
 }
 
+/// What waits in a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Waiting {
+    /// Its agents, live or not.
+    pub(crate) agents: usize,
+    /// Something may run now that a live agent offers the handler for, whether or not it has room.
+    pub(crate) any: bool,
+}
+
+const WAITING: &str = "SELECT (SELECT count(*) FROM agents g WHERE g.pool_id = $1) AS agents, EXISTS (SELECT 1 FROM \
+        (SELECT DISTINCT h.handler FROM agents g CROSS JOIN LATERAL unnest(g.handlers) h(handler) WHERE g.pool_id = $1 AND g.live) o \
+        CROSS JOIN (VALUES (false, false), (false, true), (true, false), (true, true)) c(exclusive, repeatable) \
+        CROSS JOIN LATERAL ( \
+            SELECT 1 FROM tasks t WHERE t.pool_id = $1 AND t.handler = o.handler AND t.exclusive = c.exclusive \
+                AND t.step_repeatable = c.repeatable AND t.status = 'pending' AND t.run_after IS NULL AND NOT t.workspace_paused \
+            ORDER BY t.rank, t.priority DESC, t.seq LIMIT 1) first) AS waits";
+
+/// Looks what waits, as one row per class at most.
+pub(crate) async fn waiting(transaction: &Transaction, pool: &PoolId) -> Result<Waiting, StoreError> {
+    Ok(read_waiting(&transaction.query_one(WAITING, &[&pool.as_str()]).await?))
+}
+
+/// The same outside a transaction, and without the pool's lock.
+pub(crate) async fn look_waiting(db: &super::Db, pool: &PoolId) -> Result<Waiting, StoreError> {
+    let connection = db.connection().await?;
+    let statement = connection.prepare_cached(WAITING).await?;
+    Ok(read_waiting(&connection.query_one(&statement, &[&pool.as_str()]).await?))
+}
+
+fn read_waiting(row: &Row) -> Waiting {
+    Waiting { agents: usize::try_from(row.get::<_, i64>("agents")).unwrap_or(0), any: row.get("waits") }
+}
+
 /// Moves the pool's virtual time up to what was served.
 pub(crate) async fn advance_rank(
     transaction: &Transaction,

@@ -31,6 +31,7 @@ pub fn statements() -> Vec<Batched> {
     vec![
         batched("locks workspaces", locks::LOCK_WORKSPACES, KEYS),
         batched("locks tasks", &locks::tasks_sql(), KEYS),
+        batched("locks tasks to assign", &locks::tasks_to_assign_sql(), KEYS),
         batched("locks attempts", &locks::attempts_sql(), KEYS),
         batched("writes tasks", save::UPDATE_TASKS, KEYS),
         batched("writes attempts", save::UPDATE_ATTEMPTS, KEYS),

@@ -7,13 +7,14 @@ use serde_json::Value;
 use switchyard_common::contract::artifact::{ArtifactPart, Manifest};
 use switchyard_common::contract::assignment::{AssignedApproval, Assignment, AttemptKey, InputPart};
 use switchyard_common::contract::ids::{LeaseToken, SessionId};
-use switchyard_common::task::Step;
+use switchyard_common::task::{Step, Subject};
+use tokio::time::Instant;
 use tokio_postgres::Row;
 
 use super::db::Db;
 use super::error::StoreError;
 use super::rows::{count, parsed};
-use super::save::int;
+use super::save::{int, run_timeout_ms};
 
 /// One publish of an attempt: only the replica that the database names as its publisher, under this very number, may send it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +30,82 @@ impl Publish {
     #[must_use]
     pub const fn first(key: AttemptKey) -> Self {
         Self { key, publish_no: 1 }
+    }
+}
+
+/// A committed assignment on its way to routing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Committed {
+    /// The attempt.
+    pub key: AttemptKey,
+    /// What is to be sent, where the transaction that committed it has read all of it; else routing reads it.
+    pub fresh: Option<Box<Fresh>>,
+}
+
+/// An assignment as the transaction that committed it knows it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fresh {
+    /// The message.
+    pub assignment: Assignment,
+    /// When that transaction began. This replica cannot have been the attempt's publisher for longer, and nobody else can be for as long
+    /// as [`SEND_WITHIN`](crate::route::decide::SEND_WITHIN) from then on (protocol B2): the database need not be asked again.
+    pub since: Instant,
+}
+
+/// Largest payload that is handed over with an assignment, in bytes: about what the database keeps in the row. Batches wait for routing in
+/// memory; what is larger is read when it is its turn.
+pub const SAID_MAX_BYTES: usize = 2_000;
+
+/// What a message says beyond the state of its task.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Said {
+    pub(crate) payload: Value,
+    pub(crate) traceparent: Option<String>,
+    pub(crate) epoch: i64,
+}
+
+impl From<AttemptKey> for Committed {
+    /// One whose message is to be read.
+    fn from(key: AttemptKey) -> Self {
+        Self { key, fresh: None }
+    }
+}
+
+impl Committed {
+    /// The newest attempt of `subject`, assigned by a transaction that began at `since`; none when it has no attempt. What has inputs or
+    /// rests on an approval is left to be read: it is seldom, and large.
+    pub(crate) fn of(subject: &Subject, said: Option<Said>, since: Instant) -> Option<Self> {
+        let Subject { task, attempt } = subject;
+        let attempt = attempt.as_ref()?;
+        let step = task.steps.get(attempt.step)?;
+        let key = AttemptKey { task_id: task.id.clone(), attempt: attempt.number };
+        let Some(said) = said.filter(|_| attempt.step == 0 && !step.approval) else {
+            return Some(Self::from(key));
+        };
+        let assignee = &attempt.assignee;
+        let assignment = Assignment {
+            epoch: said.epoch,
+            task_id: task.id.clone(),
+            attempt: attempt.number,
+            lease: assignee.lease,
+            session: assignee.session,
+            pool: assignee.agent.pool.clone(),
+            agent: assignee.agent.agent.clone(),
+            workspace_id: task.workspace.clone(),
+            kind: task.kind.clone(),
+            step: step.name.clone(),
+            handler: step.handler.clone(),
+            exclusive: task.exclusive,
+            repeatable: step.repeatable,
+            run_timeout_ms: run_timeout_ms(step),
+            parameters: step.parameters.clone(),
+            payload: said.payload,
+            approval: None,
+            inputs: Manifest::default(),
+            publish_no: attempt.publish_no,
+            traceparent: said.traceparent,
+        };
+        Some(Self { key, fresh: Some(Box::new(Fresh { assignment, since })) })
     }
 }
 

@@ -13,6 +13,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::error::StoreError;
+use super::route::Said;
 use super::steps::StepsCache;
 
 /// What [`task`] reads, from `tasks t`.
@@ -98,6 +99,13 @@ fn read_task(row: &Row, steps: &StepsCache) -> Result<Task, StoreError> {
         version: row.get("version"),
         pool,
     })
+}
+
+/// What the assignment of a task says beyond its state, from a row of `tasks_to_assign`; none where that is large.
+pub(super) fn said(row: &Row) -> Result<(TaskId, Option<Said>), StoreError> {
+    let task_id = parsed("task_id", row.get::<_, &str>("task_id").parse())?;
+    let said = |payload| Said { payload, traceparent: row.get("traceparent"), epoch: row.get("epoch") };
+    Ok((task_id, row.get::<_, Option<serde_json::Value>>("payload").map(said)))
 }
 
 fn assignee(row: &Row, pool: &PoolId) -> Result<Option<Assignee>, StoreError> {

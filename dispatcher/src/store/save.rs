@@ -4,7 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use std::collections::{BTreeMap, HashMap};
 
 use switchyard_common::contract::ids::{TaskId, WorkspaceId};
-use switchyard_common::task::{Attempt, Place, Task};
+use switchyard_common::task::{Attempt, Place, Step, Task};
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
@@ -150,7 +150,7 @@ pub(crate) async fn new_attempts(
         Box::new(new.iter().map(start_by).collect::<Vec<_>>()),
         Box::new(
             new.iter()
-                .map(|c| i64::try_from(policy(c).run_timeout_ms.max(1)).unwrap_or(i64::MAX))
+                .map(|c| i64::try_from(run_timeout_ms(c.task.current_step())).unwrap_or(i64::MAX))
                 .collect::<Vec<_>>(),
         ),
     ];
@@ -247,6 +247,11 @@ fn fence(table: &'static str, matched: u64, expected: usize) -> Result<(), Store
 }
 
 /// Counts stay far below the limits of their columns; the CHECKs refuse what would not.
+/// Longest run of a step, in milliseconds: at least one.
+pub(crate) fn run_timeout_ms(step: &Step) -> u64 {
+    step.policy.run_timeout_ms.max(1)
+}
+
 pub(crate) fn int(value: u32) -> i32 {
     i32::try_from(value).unwrap_or(i32::MAX)
 }
@@ -255,6 +260,6 @@ pub(crate) fn small(value: usize) -> i16 {
     i16::try_from(value).unwrap_or(i16::MAX)
 }
 
-pub(crate) fn borrow(parameters: &[Box<dyn ToSql + Sync + Send>]) -> Vec<&(dyn ToSql + Sync)> {
+pub(crate) fn borrow<'a>(parameters: &'a [Box<dyn ToSql + Sync + Send + '_>]) -> Vec<&'a (dyn ToSql + Sync)> {
     parameters.iter().map(|parameter| &**parameter as &(dyn ToSql + Sync)).collect()
 }

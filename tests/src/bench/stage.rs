@@ -166,7 +166,10 @@ impl Stage {
     pub async fn close(self) -> anyhow::Result<()> {
         self.services.ctl(&["delete_vhost", &self.name])?;
         let server = self.services.connect().await?;
-        server.batch_execute(&format!("DROP DATABASE {} WITH (FORCE)", self.name)).await?;
+        // Not by force: that is refused while autovacuum is at work there, which a plain drop sends away by itself.
+        const CLOSE: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND usename = current_user";
+        server.query(CLOSE, &[&self.name]).await?;
+        server.batch_execute(&format!("DROP DATABASE {}", self.name)).await?;
         Ok(())
     }
 

@@ -52,7 +52,7 @@ async fn make(client: &Client, server: &str, name: &str) {
     migrate::migrate(&db).await.expect("the migrations apply to an empty database");
     drop(db);
     // Its connections close in the background, and a database that is in use can be neither renamed nor copied.
-    let busy = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = $1";
+    let busy = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = $1 AND usename = current_user";
     while client.query_one(busy, &[&making]).await.expect("the list of connections").get::<_, i64>(0) > 0 {
         tokio::task::yield_now().await;
     }

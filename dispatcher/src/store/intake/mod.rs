@@ -1,19 +1,24 @@
 //! Storing admitted events: one batch, one transaction, in order.
 //!
-//! [`remember`] tells copies from new events; [`workspaces`] registers and locks; [`submit`] inserts tasks; [`ask`] carries out
+//! [`ahead`] asks for what many submissions need in one go; [`at_once`] assigns new tasks while nothing waits; [`remember`] tells copies from new events; [`workspaces`] registers and locks; [`submit`] inserts tasks; [`ask`] carries out
 //! approvals, discards and cancels through the transition function.
 
+mod ahead;
 mod ask;
+mod at_once;
 mod remember;
 mod submit;
 mod workspaces;
 
 pub use ask::answer_to_act;
+pub use at_once::AtOnce;
 
 use std::collections::BTreeSet;
 
 use switchyard_common::contract::ids::{Digest, PoolId};
 
+use self::ahead::Ahead;
+use self::at_once::OpenPool;
 use super::db::{Db, Transaction};
 use super::error::StoreError;
 use super::trials;
@@ -26,6 +31,8 @@ pub struct Stored {
     pub verdicts: Vec<Verdict>,
     /// Pools in which there may be something to schedule.
     pub pools: BTreeSet<PoolId>,
+    /// What was assigned at once.
+    pub at_once: Option<AtOnce>,
 }
 
 /// Rules of intake that are configured.
@@ -37,21 +44,23 @@ pub struct IntakeRules {
 
 /// Stores `events` in one transaction. After it, the caller acks and answers.
 pub async fn store(db: &Db, events: &[Admitted], rules: IntakeRules) -> Result<Stored, StoreError> {
-    store_tried(db, events, rules, None).await
+    store_with(db, events, rules, &BTreeSet::new(), None).await
 }
 
-/// The same; with the effect of an event that is handled alone, its trials are forgotten (protocol D4).
-pub async fn store_tried(
+/// The same. What comes into a pool that is `idle`, where nothing waited when last looked at, is assigned at once if nothing waits there
+/// now (protocol E5). With the effect of an event that is handled alone, its trials are forgotten (protocol D4).
+pub async fn store_with(
     db: &Db,
     events: &[Admitted],
     rules: IntakeRules,
+    idle: &BTreeSet<PoolId>,
     trial: Option<&Digest>,
 ) -> Result<Stored, StoreError> {
     if events.is_empty() {
         return Ok(Stored::default());
     }
     db.transaction(|transaction| async move {
-        let stored = Batch::new(db, &transaction, events, rules).await?.run().await?;
+        let stored = Batch::new(db, &transaction, events, (rules, idle)).await?.run().await?;
         let has_effect = |verdict: &Verdict| matches!(verdict, Verdict::Accepted(_));
         if let Some(key) = trial.filter(|_| stored.verdicts.iter().all(has_effect)) {
             trials::end_with_effect(&transaction, key).await?;
@@ -67,6 +76,8 @@ struct Batch<'a> {
     transaction: &'a Transaction,
     events: &'a [Admitted],
     rules: IntakeRules,
+    ahead: Option<Ahead>,
+    open: Option<OpenPool>,
     now: chrono::DateTime<chrono::Utc>,
     verdicts: Vec<Option<Verdict>>,
     /// Events that are answered from an earlier copy: not remembered again.
@@ -81,15 +92,21 @@ impl<'a> Batch<'a> {
         db: &'a Db,
         transaction: &'a Transaction,
         events: &'a [Admitted],
-        rules: IntakeRules,
+        (rules, idle): (IntakeRules, &BTreeSet<PoolId>),
     ) -> Result<Self, StoreError> {
         let verdicts = vec![None; events.len()];
-        let (now, known) = futures::try_join!(transaction.now(), remember::stored(transaction, events))?;
+        let (now, ahead, known) = futures::try_join!(
+            transaction.now(),
+            ahead::read(transaction, events, idle),
+            remember::stored(transaction, events)
+        )?;
         let mut batch = Self {
             db,
             transaction,
             events,
             rules,
+            ahead,
+            open: None,
             now,
             verdicts,
             copies: BTreeSet::new(),
@@ -111,20 +128,33 @@ impl<'a> Batch<'a> {
             match &self.events[index].command {
                 Command::Submit(_) => run.push(index),
                 Command::Register(_) | Command::Approve(_) | Command::Discard(_) | Command::Cancel(_) => {
-                    let inserts = self.submit(&std::mem::take(&mut run)).await?;
+                    let submitted = self.submit(&std::mem::take(&mut run)).await?;
+                    let ranks = self.stand(&submitted).await?;
+                    let inserts = submitted.ranked(ranks);
                     self.insert(&inserts).await?;
+                    self.pools.extend(inserts.into_iter().map(|insert| insert.task.pool));
                     let verdict = self.carry_out(index).await?;
                     self.verdicts[index] = Some(verdict);
                 }
             }
         }
-        let inserts = self.submit(&run).await?;
-        futures::try_join!(self.insert(&inserts), self.recheck_rejected(), self.remember())?;
+        let submitted = self.submit(&run).await?;
+        let ranks = self.stand(&submitted).await?;
+        let mut inserts = submitted.ranked(ranks);
+        let at_once = self.assign(&mut inserts);
+        futures::try_join!(
+            self.insert(&inserts),
+            self.insert_attempts(&inserts, at_once.as_ref()),
+            self.recheck_rejected(),
+            self.remember()
+        )?;
+        let waiting = inserts.into_iter().filter(|insert| insert.attempt.is_none());
+        self.pools.extend(waiting.map(|insert| insert.task.pool));
         for (copy, first) in std::mem::take(&mut self.inner_copies) {
             self.verdicts[copy] = self.verdicts[first].clone();
         }
         let verdicts = self.verdicts.into_iter().flatten().collect();
-        Ok(Stored { verdicts, pools: self.pools })
+        Ok(Stored { verdicts, pools: self.pools, at_once })
     }
 
     async fn carry_out(&mut self, index: usize) -> Result<Verdict, StoreError> {

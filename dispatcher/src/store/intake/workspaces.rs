@@ -9,8 +9,8 @@ use switchyard_common::failure::FailureKind;
 
 use super::Batch;
 use crate::intake::command::{Admitted, Rejection, Verdict};
-use crate::store::StoreError;
 use crate::store::rows::parsed;
+use crate::store::{StoreError, Transaction};
 
 /// A workspace as a submission sees it.
 #[derive(Debug, Clone)]
@@ -160,34 +160,37 @@ impl Batch<'_> {
         self.transaction.execute(INSERT, &[&ids, &pools]).await?;
         Ok(())
     }
+}
 
-    /// Locks workspaces in order: positions are decided only under this lock (protocol E2).
-    pub(super) async fn lock_workspaces(&self, workspaces: &BTreeSet<WorkspaceId>) -> Result<(), StoreError> {
-        if workspaces.is_empty() {
-            return Ok(());
-        }
-        const LOCK: &str =
-            "SELECT 1 FROM workspaces WHERE workspace_id = ANY($1) ORDER BY workspace_id FOR NO KEY UPDATE";
-        let ids: Vec<&str> = workspaces.iter().map(WorkspaceId::as_str).collect();
-        self.transaction.query(LOCK, &[&ids]).await?;
-        Ok(())
+/// Locks workspaces in order: positions are decided only under this lock (protocol E2).
+pub(super) async fn lock_workspaces(
+    transaction: &Transaction,
+    workspaces: &BTreeSet<WorkspaceId>,
+) -> Result<(), StoreError> {
+    if workspaces.is_empty() {
+        return Ok(());
     }
+    const LOCK: &str =
+        "SELECT 1 FROM workspaces WHERE workspace_id = ANY($1) ORDER BY workspace_id FOR NO KEY UPDATE";
+    let ids: Vec<&str> = workspaces.iter().map(WorkspaceId::as_str).collect();
+    transaction.query(LOCK, &[&ids]).await?;
+    Ok(())
+}
 
-    /// Looks workspaces up, and keeps each in its pool until the end of the transaction: a key share, as the foreign key of a new task
-    /// takes it anyway, lets everybody go on but a move (protocol E2, H).
-    pub(super) async fn find_workspaces(
-        &self,
-        workspaces: &BTreeSet<WorkspaceId>,
-    ) -> Result<BTreeMap<WorkspaceId, Workspace>, StoreError> {
-        const FIND: &str = "SELECT workspace_id, pool_id, paused_at IS NOT NULL AS paused FROM workspaces WHERE workspace_id = ANY($1) \
-            ORDER BY workspace_id FOR KEY SHARE";
-        let ids: Vec<&str> = workspaces.iter().map(WorkspaceId::as_str).collect();
-        let mut found = BTreeMap::new();
-        for row in self.transaction.query(FIND, &[&ids]).await? {
-            let id: WorkspaceId = parsed("workspace_id", row.get::<_, &str>("workspace_id").parse())?;
-            let pool = parsed("pool_id", row.get::<_, &str>("pool_id").parse())?;
-            found.insert(id, Workspace { pool, paused: row.get("paused") });
-        }
-        Ok(found)
+/// Looks workspaces up, and keeps each in its pool until the end of the transaction: a key share, as the foreign key of a new task
+/// takes it anyway, lets everybody go on but a move (protocol E2, H).
+pub(super) async fn find_workspaces(
+    transaction: &Transaction,
+    workspaces: &BTreeSet<WorkspaceId>,
+) -> Result<BTreeMap<WorkspaceId, Workspace>, StoreError> {
+    const FIND: &str = "SELECT workspace_id, pool_id, paused_at IS NOT NULL AS paused FROM workspaces WHERE workspace_id = ANY($1) \
+        ORDER BY workspace_id FOR KEY SHARE";
+    let ids: Vec<&str> = workspaces.iter().map(WorkspaceId::as_str).collect();
+    let mut found = BTreeMap::new();
+    for row in transaction.query(FIND, &[&ids]).await? {
+        let id: WorkspaceId = parsed("workspace_id", row.get::<_, &str>("workspace_id").parse())?;
+        let pool = parsed("pool_id", row.get::<_, &str>("pool_id").parse())?;
+        found.insert(id, Workspace { pool, paused: row.get("paused") });
     }
+    Ok(found)
 }
