@@ -65,6 +65,29 @@ async fn a_dispatcher_that_is_stopped_in_order_leaves_no_trial_behind() -> anyho
     stage.until_no_trial_is_left().await
 }
 
+#[tokio::test]
+async fn an_event_that_nobody_can_be_given_is_stored_all_the_same() -> anyhow::Result<()> {
+    let stage = Stage::new("intake_unassignable").await?;
+    let dispatcher = stage.scenario.dispatcher("dispatcher-1").start().await?;
+    let _agent = stage.scenario.agent("agent-1").start().await?;
+    stage.scenario.publish_many(1, &json!({})).await?;
+    stage.scenario.until_succeeded(1).await?;
+    // Of two passes that found nothing, the first has let intake know before the second began.
+    let nothing = [("decision", "nothing")];
+    until("two passes that find nothing", MOVE_WITHIN, async || {
+        let passes = dispatcher.log().with_message("pass ends", &nothing)?.len();
+        Ok(Look::holds(passes >= 2, || format!("{passes} did")))
+    })
+    .await?;
+    let refuse = "ALTER TABLE attempts ADD CONSTRAINT nobody CHECK (task_id = 't-0')";
+    stage.scenario.database.db.connection().await?.batch_execute(refuse).await?;
+    stage.scenario.publish_numbers(1..2, &json!({})).await?;
+    let alone = "events could not be stored and assigned at once; storing alone";
+    dispatcher.log().until(alone, MOVE_WITHIN, |line| line.message() == alone).await?;
+    stage.until_stored(1).await?;
+    stage.scenario.no_letters().await
+}
+
 struct Stage {
     scenario: Scenario,
     _session: Session,

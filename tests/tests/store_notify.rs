@@ -8,6 +8,7 @@ use serde_json::Value;
 use switchyard_common::broker::{LostReason, Outgoing, PublishOutcome};
 use switchyard_common::task::Input;
 use switchyard_dispatcher::notify::run::run_once;
+use switchyard_dispatcher::store::letters::logging::claim;
 use switchyard_dispatcher::store::outbox::release;
 use switchyard_dispatcher::store::{Named, StoreError, apply};
 use switchyard_tests::harness::database::TestDatabase;
@@ -154,4 +155,21 @@ async fn incident_43_a_status_that_was_not_stored_is_not_told() {
     seed.execute("DROP TRIGGER swallow ON tasks", &[]).await;
     seed.must(&task, cancel).await;
     assert_eq!((seed.status(&task).await.as_str(), left(&seed).await), ("cancelled", 1));
+}
+
+#[tokio::test]
+async fn a_replica_that_is_to_tell_nothing_leaves_nothing_to_be_told() {
+    let database = TestDatabase::new().await;
+    let silent = database.silent_replica();
+    Seed::new(&silent).workspace("w", "default").await;
+    for (id, db) in [("silent", &silent), ("told", &database.db)] {
+        let seed = Seed::new(db);
+        let task = seed.task(&TaskSeed::new(id, "w", "plan")).await;
+        seed.must(&task, Input::DeadlinePassed).await;
+        assert_eq!(claim(db, 10).await.unwrap().letters.len(), 1, "{id}");
+    }
+    let told: String = Seed::new(&silent)
+        .value("SELECT string_agg(task_id || ' ' || event_type, ', ' ORDER BY notification_id) FROM notifications", &[])
+        .await;
+    assert_eq!(told, "told switchyard.task.failed.v1, told switchyard.dead_letter.v1");
 }

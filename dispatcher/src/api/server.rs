@@ -116,6 +116,7 @@ mod tests {
             connections_max: 1,
             replica: uuid::Uuid::nil(),
             plans: crate::store::Plans::Free,
+            notifies: true,
         })
         .unwrap();
         Api { readiness, metrics: None, db, tokens: None }

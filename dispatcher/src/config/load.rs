@@ -110,6 +110,8 @@ impl Config {
                 .value(key("intake.hold_events_for", "SWITCHYARD_HOLD_EVENTS_FOR"), defaults.hold_events_for),
             artifacts_total_max_bytes: artifacts_limit(&mut loader),
             reply_to_prefix: loader.optional(key("intake.reply_to_prefix", "SWITCHYARD_REPLY_TO_PREFIX")),
+            notifications: loader
+                .value(key("notifications.enabled", "SWITCHYARD_NOTIFICATIONS"), defaults.notifications),
             keep_finished_for: loader
                 .value(key("retention.finished", "SWITCHYARD_KEEP_FINISHED_FOR"), defaults.keep_finished_for),
             keep_audit_for: loader

@@ -54,6 +54,8 @@ pub struct Config {
     pub artifacts_total_max_bytes: u64,
     /// Prefix of the queues that `reply_to` may name beside direct reply-to; none = direct only.
     pub reply_to_prefix: Option<String>,
+    /// Whether upstream is told of what becomes of tasks and letters. Without, nobody writes to, or publishes from, the outbox.
+    pub notifications: bool,
     /// How long finished tasks, resolved letters, logs and artifacts are kept.
     pub keep_finished_for: Duration,
     /// How long the audit log is kept.
@@ -81,7 +83,14 @@ impl Config {
     #[must_use]
     pub fn database(&self, connections_max: usize, replica: Uuid) -> DbConfig {
         let url = self.database_url.expose().to_owned();
-        DbConfig { url, tls: self.database_tls.clone(), connections_max, replica, plans: Plans::Free }
+        DbConfig {
+            url,
+            tls: self.database_tls.clone(),
+            connections_max,
+            replica,
+            plans: Plans::Free,
+            notifies: self.notifications,
+        }
     }
 
     /// The defaults, for a broker and a database.
@@ -104,6 +113,7 @@ impl Config {
             hold_events_for: Duration::from_secs(3),
             artifacts_total_max_bytes: ARTIFACTS_TOTAL_MAX_BYTES as u64,
             reply_to_prefix: None,
+            notifications: true,
             keep_finished_for: 30 * DAY,
             keep_audit_for: 365 * DAY,
             drain_for: Duration::from_secs(25),

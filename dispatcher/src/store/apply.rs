@@ -393,6 +393,9 @@ impl<'a> Applier<'a> {
 
     /// What upstream is told: awaiting approval, uncertain, terminal (protocol H, notifications).
     async fn notify(&self) -> Result<(), StoreError> {
+        if !self.db.notifies {
+            return Ok(());
+        }
         let told: Vec<&Task> = self
             .current
             .values()

@@ -46,6 +46,8 @@ pub struct DbConfig {
     pub replica: Uuid,
     /// How statements find their rows.
     pub plans: Plans,
+    /// Whether upstream is told of what becomes of tasks and letters.
+    pub notifies: bool,
 }
 
 /// How the database may find rows.
@@ -87,6 +89,7 @@ pub struct Db {
     tls: DatabaseTls,
     outgrown: Outgrown,
     pub(crate) steps: StepsCache,
+    pub(crate) notifies: bool,
     /// This replica.
     pub replica: Uuid,
 }
@@ -153,6 +156,7 @@ impl Db {
             tls,
             outgrown,
             steps: StepsCache::default(),
+            notifies: config.notifies,
             replica: config.replica,
         })
     }

@@ -47,15 +47,24 @@ pub struct Setting {
     pub max_exclusive: u32,
     /// Whether the tasks are of an exclusive kind.
     pub exclusive: bool,
+    /// Whether upstream is told how tasks end.
+    pub notifications: bool,
 }
 
 impl Setting {
     /// Tasks that run side by side.
-    pub const PLAIN: Self =
-        Self { dispatchers: 1, agents: 2, slots: 16, credit: 240, max_exclusive: 16, exclusive: false };
+    pub const PLAIN: Self = Self {
+        dispatchers: 1,
+        agents: 2,
+        slots: 16,
+        credit: 240,
+        max_exclusive: 16,
+        exclusive: false,
+        notifications: true,
+    };
     /// Tasks of which one runs per workspace at a time.
     pub const EXCLUSIVE: Self =
-        Self { dispatchers: 1, agents: 2, slots: 128, credit: 128, max_exclusive: 128, exclusive: true };
+        Self { slots: 128, credit: 128, max_exclusive: 128, exclusive: true, ..Self::PLAIN };
 
     /// The kind of its tasks.
     #[must_use]
@@ -98,9 +107,16 @@ pub fn all() -> Vec<Switchyard> {
         settings: "2 dispatchers; 2 agents of 16 slots, credit 240; window 1,000",
         ..plain.clone()
     };
+    let silent = About {
+        id: "switchyard-silent",
+        title: "Switchyard, notifications off",
+        settings: "1 dispatcher that tells upstream nothing; 2 agents of 16 slots, credit 240; window 1,000",
+        ..plain.clone()
+    };
     vec![
         Switchyard::new(plain, Setting::PLAIN),
         Switchyard::new(exclusive, Setting::EXCLUSIVE),
+        Switchyard::new(silent, Setting { notifications: false, ..Setting::PLAIN }),
         Switchyard::new(two, Setting { dispatchers: 2, ..Setting::PLAIN }),
     ]
 }
@@ -177,7 +193,7 @@ impl Contender for Switchyard {
         migrate.arg("migrate");
         let serve = |number: u32| -> anyhow::Result<(String, Command)> {
             let mut command = dispatcher(stage, if number == 0 { &metrics } else { "127.0.0.1:0" })?;
-            command.arg("serve");
+            command.env("SWITCHYARD_NOTIFICATIONS", self.setting.notifications.to_string()).arg("serve");
             Ok((format!("dispatcher-{number}"), command))
         };
         let worker = |number| Ok((format!("agent-{number}"), agent(stage, number, self.setting)?));

@@ -54,6 +54,12 @@ impl TestDatabase {
         connect(&self.url)
     }
 
+    /// The same database seen by a replica that tells upstream nothing.
+    #[must_use]
+    pub fn silent_replica(&self) -> Db {
+        connect_as(&self.url, false)
+    }
+
     /// As [`another_replica`](Self::another_replica), by another way to the server.
     #[must_use]
     pub fn another_replica_by(&self, url: &str) -> Db {
@@ -98,12 +104,17 @@ pub(super) fn with_database(url: &str, name: &str) -> String {
 }
 
 pub(super) fn connect(url: &str) -> Db {
+    connect_as(url, true)
+}
+
+fn connect_as(url: &str, notifies: bool) -> Db {
     let config = DbConfig {
         url: url.to_owned(),
         tls: TlsFiles::default(),
         connections_max: CONNECTIONS_MAX_COUNT,
         replica: Uuid::new_v4(),
         plans: Plans::ByIndex,
+        notifies,
     };
     Db::new(&config).expect("the URL of the test database is well formed")
 }

@@ -16,6 +16,7 @@ fn db(url: &str, tls: TlsFiles) -> Db {
         connections_max: 1,
         replica: Uuid::new_v4(),
         plans: Plans::Free,
+        notifies: true,
     })
     .unwrap()
 }

@@ -43,7 +43,8 @@ pub async fn claim(db: &Db, count_max: usize) -> Result<Claimed, StoreError> {
         add_timelines(transaction, &mut letters).await?;
         add_log_tails(transaction, &mut letters).await?;
         store_timelines(transaction, &letters).await?;
-        let told: Vec<&Letter> = letters.iter().filter(|letter| first.contains(&letter.letter_id)).collect();
+        let is_told = |letter: &&Letter| db.notifies && first.contains(&letter.letter_id);
+        let told: Vec<&Letter> = letters.iter().filter(is_told).collect();
         notify(transaction, &told).await?;
         resolve_recovered(transaction, &letters).await?;
         Ok(Claimed { at, letters })
