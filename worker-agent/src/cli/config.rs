@@ -17,7 +17,7 @@ use crate::agent::AgentConfig;
 /// The pool unless configured.
 const POOL_DEFAULT: &str = "default";
 /// Variables of the dispatcher and of the local tools, which may stand in the same environment.
-const OTHERS_VARIABLES: [&str; 33] = [
+const OTHERS_VARIABLES: [&str; 34] = [
     "SWITCHYARD_HTTP_TOKEN",
     "SWITCHYARD_HTTP_TOKEN_FILE",
     "SWITCHYARD_BROKER_ADMIN_URL",
