@@ -82,7 +82,7 @@ async fn an_event_that_nobody_can_be_given_is_stored_all_the_same() -> anyhow::R
     let refuse = "ALTER TABLE attempts ADD CONSTRAINT nobody CHECK (task_id = 't-0')";
     stage.scenario.database.db.connection().await?.batch_execute(refuse).await?;
     stage.scenario.publish_numbers(1..2, &json!({})).await?;
-    let alone = "events could not be stored and assigned at once; storing alone";
+    let alone = "events could not be stored; trying without assigning them at once";
     dispatcher.log().until(alone, MOVE_WITHIN, |line| line.message() == alone).await?;
     stage.until_stored(1).await?;
     stage.scenario.no_letters().await

@@ -22,15 +22,17 @@ use switchyard_common::task::{Input, Reporter};
 use switchyard_dispatcher::pass::Wake;
 use switchyard_dispatcher::presence::replicas::beat_once;
 use switchyard_dispatcher::route::budget::InputsBudget;
+use switchyard_dispatcher::route::decide::SEND_WITHIN;
 use switchyard_dispatcher::route::run::Router;
 use switchyard_dispatcher::store::Db;
-use switchyard_dispatcher::store::route::{Committed, Publish, claim_resends, contents};
+use switchyard_dispatcher::store::route::{Committed, Fresh, Publish, claim_resends, contents};
 use switchyard_tests::harness::cut::Cut;
 use switchyard_tests::harness::scenario::Scenario;
 use switchyard_tests::harness::scenario::world::AMQP_URL_VARIABLE;
 use switchyard_tests::harness::seed::{AgentSeed, Seed, TaskSeed};
 use switchyard_tests::harness::wait::{Look, until};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 const WAIT: Duration = Duration::from_secs(60);
 
@@ -147,6 +149,46 @@ async fn a_replica_that_was_taken_over_sends_nothing() {
     let second = Publish { key: taken, publish_no: 2 };
     assert_eq!(contents(&mine, std::slice::from_ref(&second)).await.unwrap(), []);
     assert_eq!(contents(&other, std::slice::from_ref(&second)).await.unwrap().len(), 1);
+    stage.end().await;
+}
+
+/// An assignment as a pass would have handed it over so long ago.
+async fn handed_over(stage: &Stage, key: &AttemptKey, ago: Duration) -> Committed {
+    let read = contents(&stage.scenario.database.db, &[Publish::first(key.clone())]).await.unwrap().remove(0);
+    let since = Instant::now().checked_sub(ago).expect("this machine runs for longer");
+    Committed { key: key.clone(), fresh: Some(Box::new(Fresh { assignment: read.assignment, since })) }
+}
+
+#[tokio::test]
+async fn what_was_handed_over_with_its_message_is_sent_without_asking_the_database() {
+    let stage = Stage::new("route_fresh").await;
+    let db = stage.scenario.database.db.clone();
+    let key = stage.assigned("t").await;
+    let committed = handed_over(&stage, &key, Duration::ZERO).await;
+    let routing = Routing::start(&stage, &db, &broker(&broker_url())).await;
+    // Who reads it now finds no step, and leaves it out.
+    stage.seed().execute("UPDATE tasks SET steps = '[]'", &[]).await;
+    routing.handed_over.send(vec![committed]).await.unwrap();
+    stage.sent(1).await;
+    routing.end().await;
+    assert_eq!(stage.publish_no(&key).await, 1);
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn what_was_handed_over_too_long_ago_is_claimed_anew_before_it_is_sent() {
+    let stage = Stage::new("route_fresh_late").await;
+    let (db, other) = (stage.scenario.database.db.clone(), stage.scenario.database.another_replica());
+    let (taken, kept) = (stage.assigned("taken").await, stage.assigned("kept").await);
+    let committed =
+        vec![handed_over(&stage, &taken, SEND_WITHIN).await, handed_over(&stage, &kept, SEND_WITHIN).await];
+    claim_resends(&other, &[Publish::first(taken.clone())]).await.unwrap();
+    let routing = Routing::start(&stage, &db, &broker(&broker_url())).await;
+    routing.handed_over.send(committed).await.unwrap();
+    stage.sent(1).await;
+    routing.end().await;
+    assert_eq!(stage.waiting().await, 1, "only what is still its own");
+    assert_eq!((stage.publish_no(&taken).await, stage.publish_no(&kept).await), (2, 2));
     stage.end().await;
 }
 

@@ -32,8 +32,13 @@ fn names(assigned: &[Committed]) -> Vec<String> {
     assigned.iter().map(|committed| committed.key.task_id.to_string()).collect()
 }
 
+fn handed_over(stored: &Stored) -> Vec<Committed> {
+    let assigned = stored.at_once.iter().flat_map(|at_once| &at_once.assigned);
+    assigned.map(|(_, committed)| committed.clone()).collect()
+}
+
 fn at_once(stored: &Stored) -> Vec<String> {
-    stored.at_once.iter().flat_map(|at_once| names(&at_once.assigned)).collect()
+    names(&handed_over(stored))
 }
 
 async fn status(database: &TestDatabase, task: &str) -> String {
@@ -90,7 +95,7 @@ async fn what_the_agents_have_no_room_for_waits_and_a_pass_is_asked_for() {
     let expected: Vec<String> = (0..places).map(|n| format!("t{n:02}")).collect();
     assert_eq!(at_once(&stored), expected, "in the order in which they came");
     assert_eq!(stored.pools, BTreeSet::from([pool()]));
-    assert_eq!(stored.at_once.unwrap().plan.unplaced.len(), 20 - places);
+    assert!(stored.at_once.unwrap().plan.unplaced.is_empty(), "no more is looked at than there is room for");
     let pending: i64 = Seed::new(&database.db)
         .value("SELECT count(*) FROM tasks WHERE status = 'pending' AND version = 1", &[])
         .await;
@@ -149,18 +154,56 @@ async fn a_pass_over_a_pool_in_which_nothing_waits_takes_no_lock_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_pass_that_leaves_something_waiting_does_not_call_its_pool_idle() {
+async fn a_pool_is_called_idle_when_nothing_waits_in_it_and_an_agent_lives() {
     let database = TestDatabase::new().await;
-    Seed::new(&database.db).agent("default", "worker-0").await;
+    let seed = Seed::new(&database.db);
+    let pass = async || run_once(&database.db, &pool()).await.expect("a pass");
+    seed.pool("default").await;
+    assert!(!pass().await.idle, "there is no agent");
+    seed.agent("default", "worker-0").await;
+    assert!(pass().await.idle);
+    seed.execute("UPDATE agents SET live = false", &[]).await;
+    assert!(!pass().await.idle, "none lives");
+    seed.execute("UPDATE agents SET live = true", &[]).await;
     let events: Vec<_> = (0..9).map(|n| submission(&format!("t{n}"), "w", "plan", json!({}))).collect();
-    store(&database.db, &events[..7], RULES).await.expect("stored");
-    let report = run_once(&database.db, &pool()).await.expect("a pass");
-    assert_eq!((report.assigned.len(), report.idle), (7, true), "there is room for one more");
-    store(&database.db, &events[7..], RULES).await.expect("stored");
-    let report = run_once(&database.db, &pool()).await.expect("a pass");
-    assert_eq!((report.assigned.len(), report.idle), (1, false), "one waits");
-    let report = run_once(&database.db, &pool()).await.expect("a pass");
-    assert_eq!((report.assigned.len(), report.idle), (0, false), "it still does, and nobody has room");
+    store(&database.db, &events, RULES).await.expect("stored");
+    assert_eq!(pass().await.assigned.len(), 8);
+    let last = pass().await;
+    assert!(!last.idle && last.assigned.is_empty(), "one waits, and nobody has room");
+}
+
+#[tokio::test]
+async fn nothing_is_said_of_what_no_agent_can_take() {
+    let database = TestDatabase::new().await;
+    let seed = Seed::new(&database.db);
+    seed.agent("default", "worker-0").await;
+    seed.execute("UPDATE agents SET live = false", &[]).await;
+    let stored = comes_in(&database, &[submission("t", "w", "plan_and_apply", json!({}))]).await;
+    assert!(stored.at_once.is_none(), "{:?}", stored.at_once);
+    assert_eq!(stored.pools, BTreeSet::from([pool()]), "a pass says it");
+}
+
+#[tokio::test]
+async fn who_waits_for_a_workspace_does_not_have_the_pools_lock() {
+    let database = TestDatabase::new().await;
+    let seed = Seed::new(&database.db);
+    seed.agent("default", "worker-0").await;
+    seed.workspace("w", "default").await;
+    let mut connection = database.db.connection().await.unwrap();
+    let held = connection.transaction().await.unwrap();
+    held.execute("SELECT 1 FROM workspaces FOR NO KEY UPDATE", &[]).await.unwrap();
+    let events = [submission("t", "w", "plan_and_apply", json!({}))];
+    let waiting = async {
+        let blocked = "SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')";
+        while !seed.value::<bool>(blocked, &[]).await {
+            tokio::task::yield_now().await;
+        }
+        let free = seed.execute("SELECT 1 FROM pools FOR NO KEY UPDATE SKIP LOCKED", &[]).await;
+        held.rollback().await.unwrap();
+        free
+    };
+    let (stored, free) = tokio::join!(comes_in(&database, &events), waiting);
+    assert_eq!((free, at_once(&stored)), (1, vec!["t".to_owned()]));
 }
 
 #[tokio::test]
@@ -225,7 +268,7 @@ async fn what_is_handed_over_is_what_the_database_would_have_said() {
     let stored = comes_in(&database, &[submission("direct", "w", "plan_and_apply", payload.clone())]).await;
     store(&database.db, &[submission("passed", "v", "plan", payload)], RULES).await.expect("stored");
     let report = run_once(&database.db, &pool()).await.expect("a pass");
-    let committed = [stored.at_once.unwrap().assigned, report.assigned].concat();
+    let committed = [handed_over(&stored), report.assigned].concat();
     assert_eq!(names(&committed), ["direct", "passed"]);
     for committed in &committed {
         let (handed_over, read) = handed_over_and_read(&database, committed).await;
@@ -243,15 +286,18 @@ async fn a_payload_at_the_limit_is_handed_over_and_a_larger_one_is_left_to_be_re
         submission("at", "w", "plan", payload(SAID_MAX_BYTES)),
         submission("over", "w", "plan", payload(SAID_MAX_BYTES + 1)),
     ];
-    let assigned = comes_in(&database, &events).await.at_once.unwrap().assigned;
-    let handed_over: Vec<bool> = assigned.iter().map(|committed| committed.fresh.is_some()).collect();
-    assert_eq!((names(&assigned), handed_over), (vec!["at".into(), "over".into()], vec![true, false]));
-    // As the database keeps it: what does not compress.
-    let noise: String =
-        (0..SAID_MAX_BYTES * 2).map(|_| char::from(rand::random_range(b'!'..=b'~'))).collect();
-    let large = submission("large", "w", "plan", json!({ "payload": { "x": noise } }));
-    store(&database.db, &[large, submission("small", "w", "plan", json!({}))], RULES).await.expect("stored");
+    let known = |assigned: &[Committed]| -> Vec<bool> {
+        assigned.iter().map(|committed| committed.fresh.is_some()).collect()
+    };
+    let assigned = handed_over(&comes_in(&database, &events).await);
+    assert_eq!((names(&assigned), known(&assigned)), (vec!["at".into(), "over".into()], vec![true, false]));
+    // The database writes a space behind the colon, and keeps what compresses well in few bytes.
+    let events = [
+        submission("at-again", "w", "plan", payload(SAID_MAX_BYTES - 1)),
+        submission("over-again", "w", "plan", payload(SAID_MAX_BYTES)),
+        submission("dense", "w", "plan", payload(SAID_MAX_BYTES * 50)),
+    ];
+    store(&database.db, &events, RULES).await.expect("stored");
     let assigned = run_once(&database.db, &pool()).await.expect("a pass").assigned;
-    let handed_over: Vec<bool> = assigned.iter().map(|committed| committed.fresh.is_some()).collect();
-    assert_eq!((names(&assigned), handed_over), (vec!["large".into(), "small".into()], vec![false, true]));
+    assert_eq!((assigned.len(), known(&assigned)), (3, vec![true, false, false]));
 }

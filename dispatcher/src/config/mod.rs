@@ -54,7 +54,7 @@ pub struct Config {
     pub artifacts_total_max_bytes: u64,
     /// Prefix of the queues that `reply_to` may name beside direct reply-to; none = direct only.
     pub reply_to_prefix: Option<String>,
-    /// Whether upstream is told of what becomes of tasks and letters. Without, nobody writes to, or publishes from, the outbox.
+    /// Whether upstream is told of what becomes of tasks and letters. Without, nothing is written to the outbox; what is in it still goes out.
     pub notifications: bool,
     /// How long finished tasks, resolved letters, logs and artifacts are kept.
     pub keep_finished_for: Duration,

@@ -1,6 +1,6 @@
 //! The events consumer: batches in, one transaction each, then acks, answers and wake-ups.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, SystemTime};
 
 use chrono::Utc;
@@ -187,15 +187,16 @@ impl Intake {
             _ => None,
         };
         let mut told = false;
-        let mut idle = self.assigner.idle_pools();
+        let mut at_once = true;
         loop {
+            let idle = if at_once { self.assigner.idle_pools() } else { BTreeSet::new() };
             let stored = catch_panic(store_with(&self.context.db, &admitted, rules, &idle, trial)).await;
             let stored = stored.unwrap_or_else(|panic| Err(StoreError::Panicked(panic.to_string())));
             match stored {
                 // It may have been the assignment that failed: nothing is held against the event before it is stored without.
                 Err(error) if !idle.is_empty() && !error.is_transient() => {
-                    tracing::warn!(%error, events = admitted.len(), "events could not be stored and assigned at once; storing alone");
-                    idle.clear();
+                    tracing::warn!(%error, events = admitted.len(), "events could not be stored; trying without assigning them at once");
+                    at_once = false;
                 }
                 // What is wrong with the database or the program is not the event's fault: it waits, however long that takes.
                 Err(error) if error.is_transient() || (admitted.len() == 1 && !error.is_of_the_row()) => {
@@ -203,6 +204,8 @@ impl Intake {
                         tracing::warn!(%error, events = admitted.len(), "intake waits for the database");
                     }
                     metrics::counter!("switchyard_store_waits_total", "part" => "intake").increment(1);
+                    // What it waits for may be a row that somebody holds for long: no pool is kept waiting with it.
+                    at_once = false;
                     if !shutdown.sleep(STORE_WAIT).await {
                         return None;
                     }

@@ -38,7 +38,7 @@ impl Assigner {
     /// After the commit: the lines of a pass, and over to routing.
     pub async fn committed(&self, at_once: AtOnce) {
         let pool = at_once.pool.clone();
-        narrate::begins(&pool);
+        narrate::begins_at_once(&pool);
         let outcome = Outcome::at_once(at_once);
         narrate::ends(&pool, &outcome);
         if !outcome.plan.unplaced.is_empty() {

@@ -11,6 +11,11 @@ pub(super) fn begins(pool: &PoolId) {
     tracing::info!(%pool, "pass begins");
 }
 
+/// Of intake, which plans what it stores: between the two lines of a pass there may be both of these.
+pub(super) fn begins_at_once(pool: &PoolId) {
+    tracing::info!(%pool, by = "intake", "pass begins");
+}
+
 pub(super) fn ends(pool: &PoolId, outcome: &Outcome) {
     if outcome.end == PassEnd::Busy {
         tracing::info!(%pool, decision = "busy", reason = "another replica runs a pass over this pool", "pass ends");

@@ -8,9 +8,7 @@ use switchyard_common::task::Input;
 use uuid::Uuid;
 
 use super::narrate;
-use crate::schedule::{
-    AgentView, ClassLimit, Detail, Placement, Plan, PoolView, Snapshot, classes_with_capacity, plan,
-};
+use crate::schedule::{AgentView, Detail, Placement, Plan, PoolView, Snapshot, classes_with_capacity, plan};
 use crate::store::intake::AtOnce;
 use crate::store::route::Committed;
 use crate::store::{Applied, Applier, Db, Named, StoreError, Transaction, pass};
@@ -33,7 +31,7 @@ pub struct PassReport {
     pub assigned: Vec<Committed>,
     /// Candidates were cut at a limit: there may be more to place at once.
     pub more: bool,
-    /// Nothing is left waiting, as far as was looked: what comes next may be assigned at once (protocol E5).
+    /// Nothing waits for a handler that a live agent has, and there is one: what comes next may be assigned at once (protocol E5).
     pub idle: bool,
 }
 
@@ -55,7 +53,8 @@ pub async fn run_once(db: &Db, pool: &PoolId) -> Result<PassReport, StoreError> 
 async fn run(db: &Db, pool: &PoolId) -> Result<Outcome, StoreError> {
     let waiting = pass::look_waiting(db, pool).await?;
     if !waiting.any {
-        return Ok(Outcome { end: PassEnd::Done, agents: waiting.agents, idle: true, ..Outcome::busy() });
+        let (agents, idle) = (waiting.agents, waiting.live > 0);
+        return Ok(Outcome { end: PassEnd::Done, agents, idle, ..Outcome::busy() });
     }
     db.transaction(|transaction| async move { in_transaction(db, &transaction, pool).await }).await
 }
@@ -74,7 +73,6 @@ pub(super) struct Outcome {
 impl Outcome {
     /// What intake has assigned in its own transaction.
     pub(super) fn at_once(AtOnce { agents, plan, assigned, .. }: AtOnce) -> Self {
-        let assigned = plan.placements.iter().cloned().zip(assigned).collect();
         Self { end: PassEnd::Done, plan, assigned, agents, ..Self::busy() }
     }
 
@@ -142,12 +140,6 @@ async fn round(
     let Assigned { assigned, refused, poison } = assign(db, transaction, pool, &plan).await?;
     // A decision that was refused leaves its place free: look again. So does a candidate limit that was reached in full.
     let cut = classes.iter().any(|class| class.limit == crate::schedule::capacity::CANDIDATES_MAX_COUNT);
-    // Of every class there were fewer than could be placed, and none is left over.
-    let fewer = |limit: &ClassLimit| {
-        let of_class = snapshot.candidates.iter().filter(|candidate| candidate.class == limit.class);
-        u32::try_from(of_class.count()).is_ok_and(|count| count < limit.limit)
-    };
-    outcome.idle = plan.unplaced.is_empty() && !classes.is_empty() && classes.iter().all(fewer);
     outcome.more |= !refused.is_empty() || (cut && found > 0 && !assigned.is_empty());
     outcome.agents = snapshot.agents.len();
     outcome.plan = plan;

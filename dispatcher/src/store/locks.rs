@@ -38,7 +38,8 @@ pub(super) async fn epoch(transaction: &Transaction) -> Result<i64, StoreError> 
 
 pub(super) fn tasks_to_assign_sql() -> String {
     format!(
-        "SELECT {TASK_COLUMNS}, t.traceparent, CASE WHEN pg_column_size(t.payload) <= {SAID_MAX_BYTES} THEN t.payload END AS payload, ({EPOCH}) AS epoch \
+        "SELECT {TASK_COLUMNS}, t.traceparent, CASE WHEN pg_column_size(t.payload) <= {SAID_MAX_BYTES} \
+             AND octet_length(t.payload::text) <= {SAID_MAX_BYTES} THEN t.payload END AS payload, ({EPOCH}) AS epoch \
          FROM tasks t WHERE t.task_id = ANY($1) ORDER BY t.task_id FOR NO KEY UPDATE OF t"
     )
 }

@@ -137,11 +137,14 @@ fn candidate(row: &Row) -> Result<Candidate, StoreError> {
 pub(crate) struct Waiting {
     /// Its agents, live or not.
     pub(crate) agents: usize,
+    /// Those that are live.
+    pub(crate) live: usize,
     /// Something may run now that a live agent offers the handler for, whether or not it has room.
     pub(crate) any: bool,
 }
 
-const WAITING: &str = "SELECT (SELECT count(*) FROM agents g WHERE g.pool_id = $1) AS agents, EXISTS (SELECT 1 FROM \
+const WAITING: &str = "SELECT (SELECT count(*) FROM agents g WHERE g.pool_id = $1) AS agents, \
+        (SELECT count(*) FROM agents g WHERE g.pool_id = $1 AND g.live) AS live, EXISTS (SELECT 1 FROM \
         (SELECT DISTINCT h.handler FROM agents g CROSS JOIN LATERAL unnest(g.handlers) h(handler) WHERE g.pool_id = $1 AND g.live) o \
         CROSS JOIN (VALUES (false, false), (false, true), (true, false), (true, true)) c(exclusive, repeatable) \
         CROSS JOIN LATERAL ( \
@@ -162,7 +165,8 @@ pub(crate) async fn look_waiting(db: &super::Db, pool: &PoolId) -> Result<Waitin
 }
 
 fn read_waiting(row: &Row) -> Waiting {
-    Waiting { agents: usize::try_from(row.get::<_, i64>("agents")).unwrap_or(0), any: row.get("waits") }
+    let count = |column| usize::try_from(row.get::<_, i64>(column)).unwrap_or(0);
+    Waiting { agents: count("agents"), live: count("live"), any: row.get("waits") }
 }
 
 /// Moves the pool's virtual time up to what was served.

@@ -52,8 +52,8 @@ pub struct Fresh {
     pub since: Instant,
 }
 
-/// Largest payload that is handed over with an assignment, in bytes: about what the database keeps in the row. Batches wait for routing in
-/// memory; what is larger is read when it is its turn.
+/// Largest payload that is handed over with an assignment, in bytes of JSON: about what the database keeps in the row. Batches wait for
+/// routing in memory; what is larger is read when it is its turn.
 pub const SAID_MAX_BYTES: usize = 2_000;
 
 /// What a message says beyond the state of its task.

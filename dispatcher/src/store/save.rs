@@ -246,12 +246,12 @@ fn fence(table: &'static str, matched: u64, expected: usize) -> Result<(), Store
     Err(StoreError::FenceMiss { table, matched, expected })
 }
 
-/// Counts stay far below the limits of their columns; the CHECKs refuse what would not.
 /// Longest run of a step, in milliseconds: at least one.
 pub(crate) fn run_timeout_ms(step: &Step) -> u64 {
     step.policy.run_timeout_ms.max(1)
 }
 
+/// Counts stay far below the limits of their columns; the CHECKs refuse what would not.
 pub(crate) fn int(value: u32) -> i32 {
     i32::try_from(value).unwrap_or(i32::MAX)
 }

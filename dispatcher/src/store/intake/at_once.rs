@@ -1,7 +1,8 @@
 //! Assigning what a batch brings in the very transaction that stores it (protocol E5): one commit less on the way to the handler.
 //!
 //! Only while nothing else waits that an agent could take, because whoever came first goes first. The pool's lock is taken when it is
-//! free, first of all, and never waited for (protocol E1).
+//! free and never waited for, so it may come after those of workspaces (protocol E1): who waits for nothing closes no circle. It comes
+//! that late because what holds it must not wait for others: passes would stand still meanwhile.
 
 use std::collections::HashMap;
 
@@ -11,10 +12,13 @@ use uuid::Uuid;
 
 use super::Batch;
 use super::submit::Insert;
-use crate::schedule::{AgentView, Candidate, Class, Detail, Plan, PoolView, Snapshot, plan};
+use crate::schedule::{
+    AgentView, Candidate, Class, ClassLimit, Detail, Placement, Plan, PoolView, Snapshot,
+    classes_with_capacity, plan,
+};
 use crate::store::route::{Committed, SAID_MAX_BYTES, Said};
 use crate::store::save::{self, ChangedAttempt};
-use crate::store::{StoreError, Transaction, locks, pass};
+use crate::store::{StoreError, locks, pass};
 
 /// What was assigned together with its being stored.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,8 +29,8 @@ pub struct AtOnce {
     pub agents: usize,
     /// What was planned.
     pub plan: Plan,
-    /// Committed with the batch, in the order of the plan's placements.
-    pub assigned: Vec<Committed>,
+    /// Committed with the batch.
+    pub assigned: Vec<(Placement, Committed)>,
 }
 
 /// A pool whose lock this transaction has, and in which nothing waits.
@@ -36,49 +40,50 @@ pub(super) struct OpenPool {
     epoch: i64,
 }
 
-/// Takes the lock of `pool` if it is free and nothing waits there.
-pub(super) async fn open_pool(
-    transaction: &Transaction,
-    pool: Option<&PoolId>,
-) -> Result<Option<OpenPool>, StoreError> {
-    let Some(pool) = pool else { return Ok(None) };
-    // In this order: what the pool's lock keeps as it is must be read under it.
-    let (view, agents, waiting, epoch) = futures::try_join!(
-        pass::lock_pool(transaction, pool),
-        pass::agents(transaction, pool),
-        pass::waiting(transaction, pool),
-        locks::epoch(transaction)
-    )?;
-    Ok(view.filter(|_| !waiting.any).map(|view| OpenPool { view, agents, epoch }))
-}
-
 impl<'a> Batch<'a> {
-    /// Plans and decides, as a pass does. What is placed is inserted as assigned. Nothing is, when any of it is for another pool.
-    pub(super) fn assign(&mut self, inserts: &mut [Insert<'a>]) -> Option<AtOnce> {
-        let OpenPool { view, agents, epoch } = self.open.take()?;
-        if inserts.iter().any(|insert| insert.task.pool != view.id) {
-            return None;
+    /// Takes the lock of the pool that all of it is for, if nothing waited there when last looked at, the lock is free, and nothing waits
+    /// there now.
+    pub(super) async fn open_pool(&self, inserts: &[Insert<'a>]) -> Result<Option<OpenPool>, StoreError> {
+        let mut pools = inserts.iter().filter(|insert| insert.may_run()).map(|insert| &insert.task.pool);
+        let Some(pool) = pools.next().filter(|pool| self.idle.contains(pool)) else { return Ok(None) };
+        if pools.any(|other| other != pool) {
+            return Ok(None);
         }
+        // In this order: what the pool's lock keeps as it is must be read under it.
+        let (view, agents, waiting, epoch) = futures::try_join!(
+            pass::lock_pool(self.transaction, pool),
+            pass::agents(self.transaction, pool),
+            pass::waiting(self.transaction, pool),
+            locks::epoch(self.transaction)
+        )?;
+        Ok(view.filter(|_| !waiting.any).map(|view| OpenPool { view, agents, epoch }))
+    }
+
+    /// Plans and decides, as a pass does. What is placed is inserted as assigned; none when nothing is.
+    pub(super) fn assign(&self, inserts: &mut [Insert<'a>], open: OpenPool) -> Option<AtOnce> {
+        let OpenPool { view, agents, epoch } = open;
         let (pool, count) = (view.id.clone(), agents.len());
-        let candidates = inserts.iter().enumerate().filter(|(_, insert)| insert.may_run()).map(candidate);
-        let snapshot = Snapshot { pool: view, agents, candidates: candidates.collect() };
+        let candidates = candidates(inserts, &classes_with_capacity(&agents));
+        let snapshot = Snapshot { pool: view, agents, candidates };
         let plan = plan(&snapshot, Detail::ExclusiveOnly);
-        let mut assigned = Vec::with_capacity(plan.placements.len());
         let by_id = inserts.iter().enumerate().map(|(place, insert)| (insert.task.id.clone(), place));
         let by_id: HashMap<TaskId, usize> = by_id.collect();
+        let mut assigned = Vec::with_capacity(plan.placements.len());
         for placement in &plan.placements {
-            let insert = by_id.get(&placement.task_id).and_then(|place| inserts.get_mut(*place))?;
+            let place = by_id.get(&placement.task_id);
+            let Some(insert) = place.and_then(|place| inserts.get_mut(*place)) else { continue };
             let to = placement.to(&pool, LeaseToken(Uuid::new_v4()));
             let before = Subject { task: insert.task.clone(), attempt: None };
             let decision = transition(&before, &Input::Assign(to), &Context::new(self.now, rand::random()));
             // New tasks can be assigned; one that cannot is stored as it was, and a pass says why.
             let Verdict::Changed(after) = decision.verdict else { continue };
             let said = insert.said(epoch);
-            assigned.extend(Committed::of(&after, said, self.transaction.since()));
+            let Some(committed) = Committed::of(&after, said, self.transaction.since()) else { continue };
+            assigned.push((placement.clone(), committed));
             insert.task = after.task;
             insert.attempt = after.attempt;
         }
-        Some(AtOnce { pool, agents: count, plan, assigned })
+        (!assigned.is_empty()).then_some(AtOnce { pool, agents: count, plan, assigned })
     }
 
     /// Writes the attempts of what was inserted as assigned, and moves the pool's virtual time up to it.
@@ -104,6 +109,22 @@ impl<'a> Batch<'a> {
         )?;
         Ok(())
     }
+}
+
+/// What a pass would look at, if these were all that waits: of each class as many as could be placed, in the order in which they are served.
+fn candidates(inserts: &[Insert<'_>], classes: &[ClassLimit]) -> Vec<Candidate> {
+    let may_run = inserts.iter().enumerate().filter(|(_, insert)| insert.may_run());
+    let mut candidates: Vec<Candidate> = may_run.map(candidate).collect();
+    candidates.sort_by_key(Candidate::order);
+    let mut left: HashMap<&Class, u32> = classes.iter().map(|limit| (&limit.class, limit.limit)).collect();
+    candidates.retain(|candidate| match left.get_mut(&candidate.class) {
+        Some(left) if *left > 0 => {
+            *left -= 1;
+            true
+        }
+        Some(_) | None => false,
+    });
+    candidates
 }
 
 /// The order of admission is the order in the batch: nothing else waits.

@@ -18,7 +18,6 @@ use std::collections::BTreeSet;
 use switchyard_common::contract::ids::{Digest, PoolId};
 
 use self::ahead::Ahead;
-use self::at_once::OpenPool;
 use super::db::{Db, Transaction};
 use super::error::StoreError;
 use super::trials;
@@ -76,8 +75,8 @@ struct Batch<'a> {
     transaction: &'a Transaction,
     events: &'a [Admitted],
     rules: IntakeRules,
+    idle: &'a BTreeSet<PoolId>,
     ahead: Option<Ahead>,
-    open: Option<OpenPool>,
     now: chrono::DateTime<chrono::Utc>,
     verdicts: Vec<Option<Verdict>>,
     /// Events that are answered from an earlier copy: not remembered again.
@@ -92,12 +91,12 @@ impl<'a> Batch<'a> {
         db: &'a Db,
         transaction: &'a Transaction,
         events: &'a [Admitted],
-        (rules, idle): (IntakeRules, &BTreeSet<PoolId>),
+        (rules, idle): (IntakeRules, &'a BTreeSet<PoolId>),
     ) -> Result<Self, StoreError> {
         let verdicts = vec![None; events.len()];
         let (now, ahead, known) = futures::try_join!(
             transaction.now(),
-            ahead::read(transaction, events, idle),
+            ahead::read(transaction, events),
             remember::stored(transaction, events)
         )?;
         let mut batch = Self {
@@ -105,8 +104,8 @@ impl<'a> Batch<'a> {
             transaction,
             events,
             rules,
+            idle,
             ahead,
-            open: None,
             now,
             verdicts,
             copies: BTreeSet::new(),
@@ -139,9 +138,10 @@ impl<'a> Batch<'a> {
             }
         }
         let submitted = self.submit(&run).await?;
-        let ranks = self.stand(&submitted).await?;
+        // The pool's lock after everything that may be waited for.
+        let (ranks, open) = futures::try_join!(self.stand(&submitted), self.open_pool(&submitted.inserts))?;
         let mut inserts = submitted.ranked(ranks);
-        let at_once = self.assign(&mut inserts);
+        let at_once = open.and_then(|open| self.assign(&mut inserts, open));
         futures::try_join!(
             self.insert(&inserts),
             self.insert_attempts(&inserts, at_once.as_ref()),

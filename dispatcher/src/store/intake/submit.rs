@@ -95,8 +95,7 @@ impl<'a> Batch<'a> {
             })
             .collect();
         let (workspaces, mut taken) = match self.ahead.take() {
-            Some(Ahead { workspaces, taken, open }) => {
-                self.open = open;
+            Some(Ahead { workspaces, taken }) => {
                 (self.workspaces_of(&candidates, Some(workspaces)).await?, taken)
             }
             None => futures::try_join!(
