@@ -226,7 +226,7 @@ impl Intake {
             self.assigner.committed(at_once).await;
         }
         for pool in &stored.pools {
-            self.context.wake.pool(pool);
+            self.assigner.leave_to_pass(pool);
         }
         let mut accepted = Vec::with_capacity(good.len());
         for (event, verdict) in good.into_iter().zip(stored.verdicts) {

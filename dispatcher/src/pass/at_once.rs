@@ -35,15 +35,18 @@ impl Assigner {
         }
     }
 
+    /// After the commit: leaves what may be scheduled in `pool` to a pass. Until one has found nothing, it is not worth a try.
+    pub fn leave_to_pass(&self, pool: &PoolId) {
+        self.wake.note_idle(pool, false);
+        self.wake.pool(pool);
+    }
+
     /// After the commit: the lines of a pass, and over to routing.
     pub async fn committed(&self, at_once: AtOnce) {
         let pool = at_once.pool.clone();
         narrate::begins_at_once(&pool);
         let outcome = Outcome::at_once(at_once);
         narrate::ends(&pool, &outcome);
-        if !outcome.plan.unplaced.is_empty() {
-            self.wake.note_idle(&pool, false);
-        }
         let assigned = outcome.into_report().assigned;
         if !assigned.is_empty() && self.to_route.send(assigned).await.is_err() {
             tracing::error!(%pool, "routing has ended; another replica will publish what was assigned");

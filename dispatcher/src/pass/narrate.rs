@@ -18,7 +18,7 @@ pub(super) fn begins_at_once(pool: &PoolId) {
 
 pub(super) fn ends(pool: &PoolId, outcome: &Outcome) {
     if outcome.end == PassEnd::Busy {
-        tracing::info!(%pool, decision = "busy", reason = "another replica runs a pass over this pool", "pass ends");
+        tracing::info!(%pool, decision = "busy", reason = "somebody else schedules this pool", "pass ends");
         return;
     }
     for (placement, Committed { key, .. }) in &outcome.assigned {
